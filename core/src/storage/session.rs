@@ -1,0 +1,146 @@
+//! The numbering of calls, so that a call whose answer was lost can be repeated. A session belongs to one storage
+//! handle and ends with it; each call carries the lowest number still open, which acknowledges all lower ones, so a
+//! storage keeps answers per session and not per job.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Effect, StorageError};
+
+/// For how long a call is repeated before its caller is told that the outcome is unknown.
+pub const REPEAT_MAX: Duration = Duration::from_secs(300);
+
+/// The number of a call within its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallId {
+    /// The session.
+    pub session: Uuid,
+    /// The call's number; never used twice for different calls.
+    pub number: u64,
+    /// Every number below this one has been answered and will not be repeated.
+    pub acknowledged_below: u64,
+}
+
+/// Hands out call numbers and knows which are still open. Clones share the numbering.
+#[derive(Clone, Debug)]
+pub struct Session {
+    id: Uuid,
+    open: Arc<Mutex<OpenCalls>>,
+}
+
+#[derive(Debug, Default)]
+struct OpenCalls {
+    next: u64,
+    open: BTreeSet<u64>,
+}
+
+/// A call that is under way; dropping it acknowledges the call.
+#[derive(Debug)]
+struct OpenCall {
+    session: Session,
+    id: CallId,
+}
+
+impl Session {
+    /// A new session.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Session { id: Uuid::now_v7(), open: Arc::default() }
+    }
+
+    /// Makes a call and repeats it, with the same number, while its effect is unknown and a repeat may help: at once,
+    /// then with growing pauses, for at most [`REPEAT_MAX`].
+    ///
+    /// # Errors
+    /// The call's own last error.
+    pub async fn call<T, F, Fut>(&self, mut make: F) -> Result<T, StorageError>
+    where
+        F: FnMut(CallId) -> Fut,
+        Fut: Future<Output = Result<T, StorageError>>,
+    {
+        let call = self.begin();
+        let mut answer = make(call.id).await;
+        if answer.is_ok() {
+            return answer;
+        }
+        let until = tokio::time::Instant::now() + REPEAT_MAX;
+        let mut pause = Duration::from_millis(5);
+        loop {
+            match answer {
+                Err(error)
+                    if error.effect() == Effect::Unknown
+                        && error.is_retryable()
+                        && tokio::time::Instant::now() < until =>
+                {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                    answer = make(call.id).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn begin(&self) -> OpenCall {
+        let mut calls = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = calls.next;
+        calls.next += 1;
+        calls.open.insert(number);
+        let acknowledged_below = calls.open.first().copied().unwrap_or(number);
+        OpenCall { session: self.clone(), id: CallId { session: self.id, number, acknowledged_below } }
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.session.open.lock().unwrap_or_else(PoisonError::into_inner).open.remove(&self.id.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::ErrorCode;
+
+    #[tokio::test]
+    async fn a_call_acknowledges_all_lower_ones_that_were_answered() {
+        let session = Session::new();
+        let first = session.begin();
+        let second = session.begin();
+        assert_eq!((second.id.number, second.id.acknowledged_below), (1, 0));
+        drop(first);
+        let third = session.begin();
+        assert_eq!((third.id.number, third.id.acknowledged_below), (2, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_call_of_unknown_effect_is_repeated_and_under_its_own_number() {
+        let session = Session::new();
+        let mut numbers = Vec::new();
+        let answer = session
+            .call(|call| {
+                numbers.push(call.number);
+                let again = numbers.len() < 3;
+                async move {
+                    if again { Err(StorageError::new(ErrorCode::Unavailable, "gone").effect_unknown()) } else { Ok(7) }
+                }
+            })
+            .await;
+        assert_eq!(answer.ok(), Some(7));
+        assert_eq!(numbers, [0, 0, 0]);
+
+        let mut calls = 0;
+        let refused: Result<(), _> = session
+            .call(|_| {
+                calls += 1;
+                async { Err(StorageError::new(ErrorCode::Full, "no room")) }
+            })
+            .await;
+        assert!(refused.is_err());
+        assert_eq!(calls, 1, "an error without effect goes to the caller");
+    }
+}
