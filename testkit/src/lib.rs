@@ -1,1 +1,7 @@
-//! placeholder
+//! ferroq's proof tools: a conformance suite for anything that implements
+//! [`Storage`](ferroq_core::storage::Storage), a reference model, property and history checks, and mutants that show
+//! that the kit catches what it should.
+
+pub mod conformance;
+pub mod harness;
+pub mod model;

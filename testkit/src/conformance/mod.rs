@@ -1,0 +1,1 @@
+//! The conformance suite: what any storage must do, by topic.
