@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{CodecTag, JobOptions};
+use super::{CodecTag, JobOptions, Priority};
 
 /// A payload of an old version could not be brought up to date. The job is Failed, since no retry can help.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     const NAME: &'static str;
     /// The queue that such jobs go to, unless the one who enqueues says otherwise.
     const QUEUE: &'static str = "default";
+    /// How soon such jobs are served, unless the one who enqueues says otherwise.
+    const PRIORITY: Priority = Priority(128);
     /// The version of the payload's shape. Raise it when old payloads would no longer be read, and write [`Job::upcast`].
     const VERSION: u16 = 1;
     /// The codec that new payloads are written with.

@@ -30,6 +30,7 @@ mod session;
 mod signals;
 mod transfer;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -54,8 +55,11 @@ pub use transfer::{DedupEntry, DumpPage, RestoreAnswer, Transfer};
 use crate::job::QueueName;
 
 /// A place to keep jobs: all roles together, and the life of the handle itself.
+///
+/// It is [`Any`], so that what only one backend can do (SQLite: take part in the app's own transaction) can be reached
+/// from an `Arc<dyn Storage>` by downcasting.
 #[async_trait]
-pub trait Storage: Jobs + Inspect + Control + EventLog + Transfer {
+pub trait Storage: Jobs + Inspect + Control + EventLog + Transfer + Any {
     /// What this storage can do and what it may lose. The same for the life of the handle.
     fn capabilities(&self) -> Capabilities;
 

@@ -1,0 +1,168 @@
+//! One run of one job: read the payload, call the handler within its timeout, catch what it throws, and say what it
+//! ended in. Each run is a task of its own, so that one handler can't hold up another.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use rand::rngs::StdRng;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::AbortHandle;
+
+use crate::codec::{self, CodecError};
+use crate::context::{Context, Run, StopReason};
+use crate::handler::{Ending, Handler, JobError, JobResult, text_of};
+use crate::job::{ErrorKind, Job, JobKind};
+use crate::storage::{Outcome, RunError, Settlement};
+
+/// A run that ended, on its way to the storage.
+pub(super) struct Ended {
+    pub(super) queue: usize,
+    pub(super) settlement: Settlement,
+}
+
+/// What every run of a worker shares.
+pub(super) struct Shared<S> {
+    pub(super) state: Arc<S>,
+    pub(super) handlers: HashMap<JobKind, Arc<dyn ErasedHandler<S>>>,
+    pub(super) ended: UnboundedSender<Ended>,
+    /// The source of jitter; seeded by the worker's builder.
+    pub(super) random: Mutex<StdRng>,
+}
+
+/// A handler without its job type.
+pub(super) trait ErasedHandler<S>: Send + Sync {
+    fn start(&self, shared: Arc<Shared<S>>, run: Arc<Run>, queue: usize) -> AbortHandle;
+}
+
+/// A handler with its job type.
+pub(super) struct Typed<J, H> {
+    handler: Arc<H>,
+    job: PhantomData<fn() -> J>,
+}
+
+impl<J, H> Typed<J, H> {
+    pub(super) fn new(handler: H) -> Self {
+        Typed { handler: Arc::new(handler), job: PhantomData }
+    }
+}
+
+impl<S, J, H> ErasedHandler<S> for Typed<J, H>
+where
+    S: Send + Sync + 'static,
+    J: Job,
+    H: Handler<J, S>,
+{
+    fn start(&self, shared: Arc<Shared<S>>, run: Arc<Run>, queue: usize) -> AbortHandle {
+        let handler = self.handler.clone();
+        // One task and no box: the handler's future is part of the task.
+        tokio::spawn(async move {
+            let mut guard = EndGuard { ended: Some((shared.clone(), run.clone(), queue)) };
+            let settlement = execute(&*handler, &shared, &run).await;
+            guard.ended = None;
+            // The receiver is gone only when the worker was dropped; then the lease runs out and the job is run again.
+            let _worker_dropped = shared.ended.send(Ended { queue, settlement }).is_err();
+        })
+        .abort_handle()
+    }
+}
+
+/// Gives the job back if the task is dropped before the run ended: at shutdown, when time is up.
+struct EndGuard<S> {
+    ended: Option<(Arc<Shared<S>>, Arc<Run>, usize)>,
+}
+
+impl<S> Drop for EndGuard<S> {
+    fn drop(&mut self) {
+        if let Some((shared, run, queue)) = self.ended.take() {
+            let settlement = Settlement { lease: run.lease(), outcome: Outcome::Release, follow_ups: Vec::new() };
+            let _worker_dropped = shared.ended.send(Ended { queue, settlement }).is_err();
+        }
+    }
+}
+
+async fn execute<S, J, H>(handler: &H, shared: &Arc<Shared<S>>, run: &Arc<Run>) -> Settlement
+where
+    S: Send + Sync + 'static,
+    J: Job,
+    H: Handler<J, S>,
+{
+    let spec = &run.claim.spec;
+    let job: J = match codec::decode_job(&spec.payload, run.client.payload_bytes_max()) {
+        Ok(job) => job,
+        // A newer program can read it, so it is worth trying again; nothing else about the bytes will change.
+        Err(error @ CodecError::TooNew { .. }) => {
+            return shared.failed(run, ErrorKind::Payload, error.to_string(), None);
+        }
+        Err(error) => return aborted(run, ErrorKind::Payload, error.to_string()),
+    };
+    // The call itself is inside the catch: a handler written by hand may panic before its first await.
+    let context = Context::new(shared.state.clone(), run.clone());
+    let work = AssertUnwindSafe(async { handler.call(job, context).await }).catch_unwind();
+    let caught = match spec.options.timeout {
+        None => work.await,
+        Some(timeout) => match within(timeout, work).await {
+            Some(caught) => caught,
+            None => {
+                let message = format!("the run took longer than its timeout of {timeout:?}");
+                return shared.failed(run, ErrorKind::Timeout, message, None);
+            }
+        },
+    };
+    match caught {
+        Err(panic) => shared.failed(run, ErrorKind::Panic, panic_text(panic.as_ref()), None),
+        Ok(result) => shared.settlement::<J>(run, result),
+    }
+}
+
+/// `None` if the time is over first.
+async fn within<F: Future>(timeout: Duration, work: F) -> Option<F::Output> {
+    tokio::time::timeout(timeout, work).await.ok()
+}
+
+impl<S> Shared<S> {
+    fn settlement<J: Job>(&self, run: &Run, result: JobResult<J::Output>) -> Settlement {
+        match result {
+            Ok(output) => match run.completion(&output) {
+                Ok(settlement) => settlement,
+                Err(error) => aborted(run, ErrorKind::Abort, error.to_string()),
+            },
+            Err(JobError { ending }) => match ending {
+                // Told to stop at shutdown, a handler has no other way out than an error; that is not its failure.
+                Ending::Retry { .. } if run.stop_reason() == Some(StopReason::Shutdown) => {
+                    Settlement { lease: run.lease(), outcome: Outcome::Release, follow_ups: Vec::new() }
+                }
+                Ending::Retry { error, delay } => self.failed(run, ErrorKind::Error, text_of(&error), delay),
+                Ending::Abort { error } => aborted(run, ErrorKind::Abort, text_of(&error)),
+                Ending::Snooze { delay } => {
+                    Settlement { lease: run.lease(), outcome: Outcome::Snooze { delay }, follow_ups: Vec::new() }
+                }
+            },
+        }
+    }
+
+    /// A failed attempt; without a delay of its own it waits as the job's backoff says.
+    fn failed(&self, run: &Run, kind: ErrorKind, message: String, delay: Option<Duration>) -> Settlement {
+        let delay = delay.unwrap_or_else(|| {
+            let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+            run.claim.spec.options.backoff.delay(run.claim.attempts.saturating_add(1), &mut *random)
+        });
+        let outcome = Outcome::Retry { error: RunError::new(kind, message), delay };
+        Settlement { lease: run.lease(), outcome, follow_ups: Vec::new() }
+    }
+}
+
+fn aborted(run: &Run, kind: ErrorKind, message: String) -> Settlement {
+    let outcome = Outcome::Abort { error: RunError::new(kind, message) };
+    Settlement { lease: run.lease(), outcome, follow_ups: Vec::new() }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the handler panicked: {}", text.unwrap_or("(a value that is no text)"))
+}

@@ -1,0 +1,622 @@
+//! The worker's loop. A turn settles what ended and claims what there is room for, in one storage call; then it waits
+//! for the next thing to happen. Settlements are grouped: a group goes out when half of the worker's room has ended,
+//! when nothing runs any more, or a millisecond after the first of it ended.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::WorkerReport;
+use super::builder::Figures;
+use super::heartbeat::{Beating, Heartbeat};
+use super::maintain::Maintain;
+use super::registry::Registry;
+use super::run::{Ended, Shared};
+use super::shutdown::{LAST_WORDS, Phases};
+use crate::client::Client;
+use crate::context::{Run, StopReason};
+use crate::job::{JobKind, JobState, QueueName, WorkerId};
+use crate::storage::{
+    Claim, ClaimSpec, ExchangeRequest, Outcome, SettleAnswer, Settlement, SignalReceiver, Storage, StorageError,
+};
+
+/// How long the first settlement of a group waits for others.
+const GROUP_WAIT: Duration = Duration::from_millis(1);
+/// The largest group, and the largest claim.
+const GROUP_ITEMS_MAX: usize = 1000;
+/// How long to wait after a failed call: at first, and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How often a worker that should end when idle looks whether others still work.
+const IDLE_POLL: Duration = Duration::from_millis(10);
+
+/// One queue that the worker works on.
+struct Line {
+    name: QueueName,
+    registry: Arc<Registry>,
+    /// Ended runs, not settled yet.
+    done: Vec<Settlement>,
+    /// Asking may give work.
+    ready: bool,
+    /// When to ask again, should no hint come.
+    look_at: Option<Instant>,
+    /// A job waits that must run alone.
+    solo_waiting: bool,
+    hint: BoxFuture<'static, (SignalReceiver, bool, bool)>,
+}
+
+/// How the runs of a claim were let through the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    Shared(usize),
+    Solo,
+}
+
+/// The loop and all that it holds.
+pub(super) struct Turn<S> {
+    client: Client,
+    storage: Arc<dyn Storage>,
+    shared: Arc<Shared<S>>,
+    ends: UnboundedReceiver<Ended>,
+    lines: Vec<Line>,
+    /// Which line is asked first, so that none is always last.
+    next_line: usize,
+    kinds: Arc<[JobKind]>,
+    id: WorkerId,
+    figures: Figures,
+    phases: Phases,
+    until_idle: bool,
+    running: usize,
+    /// The job that runs now runs alone.
+    solo: bool,
+    wants_solo: bool,
+    /// When the oldest unsettled run ended.
+    first_done_at: Option<Instant>,
+    /// Set while the storage fails: when to try again, and how long to wait after that.
+    down: Option<(Instant, Duration)>,
+    /// Set once handlers were told to stop: when to drop them.
+    drop_at: Option<Instant>,
+    /// Whether handlers were dropped, so that what is left will not end by itself.
+    dropped: bool,
+    look: Arc<Notify>,
+    beating: Option<Beating>,
+    maintaining: Option<tokio::task::JoinHandle<()>>,
+    helpers_stop: CancellationToken,
+    report: WorkerReport,
+}
+
+impl<S: Send + Sync + 'static> Turn<S> {
+    pub(super) async fn start(
+        client: Client,
+        shared: Arc<Shared<S>>,
+        ends: UnboundedReceiver<Ended>,
+        queues: Vec<QueueName>,
+        id: WorkerId,
+        figures: Figures,
+        phases: Phases,
+    ) -> Result<Self, StorageError> {
+        let storage = client.storage().clone();
+        let capabilities = storage.capabilities();
+        info!(
+            worker = %id,
+            backend = capabilities.backend,
+            durability = %capabilities.durability,
+            queues = ?queues,
+            concurrency = figures.concurrency,
+            "worker starts"
+        );
+        let lines: Vec<Line> = queues
+            .iter()
+            .map(|name| Line {
+                name: name.clone(),
+                registry: Arc::default(),
+                done: Vec::new(),
+                ready: true,
+                look_at: None,
+                solo_waiting: false,
+                hint: next_hint(storage.signals(name)),
+            })
+            .collect();
+        let look = Arc::new(Notify::new());
+        let helpers_stop = CancellationToken::new();
+        let heartbeat = Heartbeat {
+            queues: lines.iter().map(|line| (line.name.clone(), line.registry.clone())).collect(),
+            term: figures.term,
+            look: look.clone(),
+            stop: helpers_stop.clone(),
+        };
+        let beating = heartbeat.start(storage.clone()).await?;
+        // Where nobody needs to poll, sweeping often would only keep a virtual clock from jumping far.
+        let interval = if capabilities.reliable_signals {
+            figures.term.max(Duration::from_secs(60))
+        } else {
+            (figures.term / 2).clamp(Duration::from_millis(10), Duration::from_secs(5))
+        };
+        let maintain = Maintain { storage: storage.clone(), queues, interval, stop: helpers_stop.clone() };
+        let kinds: Arc<[JobKind]> = shared.handlers.keys().cloned().collect();
+        Ok(Turn {
+            client,
+            storage,
+            shared,
+            ends,
+            lines,
+            next_line: 0,
+            kinds,
+            id,
+            figures,
+            phases,
+            until_idle: false,
+            running: 0,
+            solo: false,
+            wants_solo: false,
+            first_done_at: None,
+            down: None,
+            drop_at: None,
+            dropped: false,
+            look,
+            beating: Some(beating),
+            maintaining: Some(tokio::spawn(maintain.run())),
+            helpers_stop,
+            report: WorkerReport::default(),
+        })
+    }
+
+    pub(super) fn until_idle(mut self) -> Self {
+        self.until_idle = true;
+        self
+    }
+
+    pub(super) async fn run(mut self) -> WorkerReport {
+        loop {
+            self.collect();
+            self.follow_phases();
+            if let Some(line) = self.pick() {
+                self.exchange(line).await;
+            } else if self.is_finished().await {
+                break;
+            } else {
+                self.wait().await;
+            }
+        }
+        self.helpers_stop.cancel();
+        if let Some(beating) = self.beating.take() {
+            beating.ended().await;
+        }
+        if let Some(maintaining) = self.maintaining.take() {
+            let _panicked = maintaining.await.is_err();
+        }
+        info!(worker = %self.id, report = ?self.report, "worker ended");
+        self.report
+    }
+
+    /// Takes in the runs that have ended.
+    fn collect(&mut self) {
+        while let Ok(ended) = self.ends.try_recv() {
+            self.take_in(ended);
+        }
+    }
+
+    fn take_in(&mut self, ended: Ended) {
+        self.lines[ended.queue].done.push(ended.settlement);
+        self.running = self.running.saturating_sub(1);
+        if self.solo {
+            self.solo = false;
+            self.client.gate().leave_solo();
+        } else {
+            self.client.gate().leave(1);
+        }
+        self.first_done_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Does what the phase of the shutdown asks for.
+    fn follow_phases(&mut self) {
+        if self.phases.abort.is_cancelled() && !self.dropped {
+            self.stop_all();
+            self.drop_all();
+        } else if self.phases.stop.is_cancelled() && self.drop_at.is_none() {
+            self.stop_all();
+            self.drop_at = Some(Instant::now() + LAST_WORDS);
+        } else if self.drop_at.is_some_and(|at| Instant::now() >= at) && !self.dropped && self.running > 0 {
+            self.drop_all();
+        }
+    }
+
+    fn stop_all(&self) {
+        for line in &self.lines {
+            line.registry.stop_all(StopReason::Shutdown);
+        }
+    }
+
+    /// Drops the handlers that still run, and gives their jobs back. A handler that blocks its thread can't be dropped;
+    /// its lease is given back all the same, and the epoch keeps it from writing to the job.
+    fn drop_all(&mut self) {
+        self.dropped = true;
+        self.collect();
+        for line in &mut self.lines {
+            line.registry.abort_all();
+            let settled: Vec<_> = line.done.iter().map(|settlement| settlement.lease).collect();
+            for lease in line.registry.leases() {
+                if !settled.contains(&lease) {
+                    line.done.push(Settlement { lease, outcome: Outcome::Release, follow_ups: Vec::new() });
+                }
+            }
+        }
+        self.leave_gate();
+        self.first_done_at.get_or_insert_with(Instant::now);
+    }
+
+    fn leave_gate(&mut self) {
+        if self.solo {
+            self.client.gate().leave_solo();
+        } else {
+            self.client.gate().leave(self.running);
+        }
+        self.solo = false;
+        self.running = 0;
+        // What the dropped tasks still send is of no interest: their leases are being given back.
+        self.ends.close();
+        while self.ends.try_recv().is_ok() {}
+    }
+
+    /// The line to exchange with now, if any.
+    fn pick(&mut self) -> Option<usize> {
+        let now = Instant::now();
+        if self.down.is_some_and(|(until, _)| now < until) {
+            return None;
+        }
+        for line in &mut self.lines {
+            if line.look_at.is_some_and(|at| now >= at) {
+                line.look_at = None;
+                line.ready = true;
+            }
+        }
+        let done: usize = self.lines.iter().map(|line| line.done.len()).sum();
+        let group = self.figures.concurrency.div_ceil(2).min(GROUP_ITEMS_MAX / 2);
+        let group_is_due = done > 0
+            && (done >= group || self.running == 0 || self.first_done_at.is_none_or(|at| now >= at + GROUP_WAIT));
+        let picked = (0..self.lines.len()).map(|step| (self.next_line + step) % self.lines.len()).find(|&place| {
+            let line = &self.lines[place];
+            if done > 0 { group_is_due && !line.done.is_empty() } else { line.ready && self.has_room() }
+        })?;
+        self.next_line = (picked + 1) % self.lines.len();
+        Some(picked)
+    }
+
+    /// Whether another job may be claimed.
+    fn has_room(&self) -> bool {
+        !self.phases.drain.is_cancelled()
+            && !self.solo
+            && self.running < self.figures.concurrency
+            && (self.running == 0 || !self.lines.iter().any(|line| line.solo_waiting))
+    }
+
+    /// Asks the gate for room; `None` if there is none now.
+    fn enter(&mut self, place: usize) -> Option<Entry> {
+        if !self.lines[place].ready || !self.has_room() {
+            return None;
+        }
+        let gate = self.client.gate();
+        if self.lines[place].solo_waiting {
+            if !self.wants_solo {
+                self.wants_solo = true;
+                gate.want_solo();
+            }
+            return gate.enter_solo().then_some(Entry::Solo);
+        }
+        let room = (self.figures.concurrency - self.running).min(GROUP_ITEMS_MAX);
+        gate.enter(room).then_some(Entry::Shared(room))
+    }
+
+    async fn exchange(&mut self, place: usize) {
+        let entry = self.enter(place);
+        let line = &mut self.lines[place];
+        let settlements = std::mem::take(&mut line.done);
+        if settlements.is_empty() && entry.is_none() {
+            // The gate is closed for now; it says when to ask again.
+            line.ready = false;
+            line.look_at = Some(Instant::now() + GROUP_WAIT);
+            return;
+        }
+        let claim = entry.map(|entry| ClaimSpec {
+            kinds: self.kinds.clone(),
+            max_items: match entry {
+                Entry::Shared(room) => room,
+                Entry::Solo => (self.figures.concurrency - self.running).min(GROUP_ITEMS_MAX),
+            },
+            max_bytes: self.figures.claim_bytes_max,
+            term: self.figures.term,
+            worker: self.id.clone(),
+            alone: entry == Entry::Solo,
+        });
+        let queue = line.name.clone();
+        let storage = &self.storage;
+        let answer = self
+            .client
+            .session()
+            .call(|call| {
+                storage.exchange(ExchangeRequest {
+                    call: Some(call),
+                    queue: queue.clone(),
+                    settlements: settlements.clone(),
+                    claim: claim.clone(),
+                })
+            })
+            .await;
+        match answer {
+            Err(error) => {
+                self.lines[place].done = settlements;
+                self.leave(entry, 0, false);
+                self.went_down(&error);
+            }
+            Ok(answer) => {
+                self.came_up();
+                self.settled(place, &settlements, &answer.settled);
+                let claimed = answer.claimed.unwrap_or_default();
+                if entry.is_some() {
+                    let line = &mut self.lines[place];
+                    line.ready = claimed.more;
+                    line.solo_waiting = claimed.solo_waiting;
+                    let poll = (!storage_never_misses(&self.storage)).then_some(self.figures.poll);
+                    line.look_at = match (claimed.look_again, poll) {
+                        (Some(due), Some(poll)) => Some(due.min(poll)),
+                        (due, poll) => due.or(poll),
+                    }
+                    // A due time that can't be represented is too far off to matter.
+                    .and_then(|span| Instant::now().checked_add(span));
+                    if claimed.solo_waiting {
+                        line.ready = true;
+                    }
+                    let solo = claimed.claims.first().is_some_and(|claim| claim.solo);
+                    self.leave(entry, claimed.claims.len(), solo);
+                    self.start_runs(place, claimed.claims);
+                }
+            }
+        }
+        if self.lines.iter().all(|line| line.done.is_empty()) {
+            self.first_done_at = None;
+        }
+    }
+
+    /// Gives back the room that a claim did not use.
+    fn leave(&mut self, entry: Option<Entry>, used: usize, solo: bool) {
+        let gate = self.client.gate();
+        match entry {
+            None => {}
+            Some(Entry::Shared(room)) => gate.leave(room - used.min(room)),
+            Some(Entry::Solo) => {
+                if self.wants_solo {
+                    self.wants_solo = false;
+                    gate.unwant_solo();
+                }
+                if solo {
+                    self.solo = true;
+                } else {
+                    gate.leave_solo();
+                    // Nobody else could enter meanwhile but after this line; a neighbour's run or two beside an
+                    // ordinary job is what the gate is for anyway.
+                    if used > 0 && !gate.enter(used) {
+                        debug!("ordinary jobs run while another worker waits to be alone");
+                    }
+                }
+            }
+        }
+    }
+
+    fn settled(&mut self, place: usize, settlements: &[Settlement], answers: &[SettleAnswer]) {
+        for answer in answers {
+            *match answer {
+                SettleAnswer::Settled { state: JobState::Completed, .. } => &mut self.report.completed,
+                SettleAnswer::Settled { state: JobState::Failed, .. } => &mut self.report.failed,
+                SettleAnswer::Settled { state: JobState::Cancelled, .. } => &mut self.report.cancelled,
+                SettleAnswer::Settled { .. } => &mut self.report.retried,
+                // The handler settled it itself, inside the app's own transaction.
+                SettleAnswer::AlreadyDone => &mut self.report.completed,
+                SettleAnswer::LeaseLost | SettleAnswer::Gone => &mut self.report.lost,
+            } += 1;
+        }
+        for (settlement, answer) in settlements.iter().zip(answers) {
+            if settlement.outcome == Outcome::Release && matches!(answer, SettleAnswer::Settled { .. }) {
+                self.report.retried -= 1;
+                self.report.released += 1;
+            }
+            if *answer == SettleAnswer::LeaseLost {
+                warn!(job = %settlement.lease.id, "a run's outcome was refused: its lease was lost");
+            }
+        }
+        self.lines[place].registry.remove(settlements.iter().map(|settlement| settlement.lease));
+    }
+
+    fn start_runs(&mut self, place: usize, claims: Vec<Claim>) {
+        let mut started = Vec::with_capacity(claims.len());
+        for claim in claims {
+            let Some(handler) = self.shared.handlers.get(&claim.spec.kind).cloned() else {
+                // A storage that keeps the contract hands out no such job; give it back rather than lose it.
+                warn!(kind = %claim.spec.kind, "a job was handed out for which there is no handler");
+                let lease = claim.lease;
+                self.client.gate().leave(1);
+                let release = Settlement { lease, outcome: Outcome::Release, follow_ups: Vec::new() };
+                self.lines[place].done.push(release);
+                self.first_done_at.get_or_insert_with(Instant::now);
+                continue;
+            };
+            let run = Run::new(claim, self.client.clone());
+            let task = handler.start(self.shared.clone(), run.clone(), place);
+            self.running += 1;
+            started.push((run, task));
+        }
+        self.lines[place].registry.add(started);
+    }
+
+    fn went_down(&mut self, error: &StorageError) {
+        let pause = match self.down {
+            None => {
+                warn!(%error, "the storage fails; running jobs go on, and their outcomes are kept until it answers");
+                PAUSE_MIN
+            }
+            Some((_, pause)) => (pause * 2).min(PAUSE_MAX),
+        };
+        // Up to half of the pause is left to chance, so that many workers don't come back together.
+        let spread = rand::random_range(0.5..=1.0);
+        self.down = Some((Instant::now() + pause.mul_f64(spread), pause));
+    }
+
+    fn came_up(&mut self) {
+        if self.down.take().is_some() {
+            info!("the storage answers again");
+        }
+    }
+
+    /// Whether the loop is over.
+    async fn is_finished(&mut self) -> bool {
+        if self.running > 0 {
+            return false;
+        }
+        let unsettled: usize = self.lines.iter().map(|line| line.done.len()).sum();
+        if self.phases.drain.is_cancelled() {
+            if unsettled > 0 && self.dropped && self.down.is_some() {
+                warn!(
+                    unsettled,
+                    "ended with outcomes that the storage did not take; the jobs run again when their leases run out"
+                );
+                return true;
+            }
+            return unsettled == 0;
+        }
+        if !self.until_idle || unsettled > 0 || self.lines.iter().any(|line| line.ready) || self.down.is_some() {
+            return false;
+        }
+        let queues: Vec<QueueName> = self.lines.iter().map(|line| line.name.clone()).collect();
+        for queue in queues {
+            match self.storage.counts(&queue).await {
+                Err(_) => return false,
+                Ok(counts) => {
+                    let shelved: u64 = counts.shelved.iter().map(|(_, jobs)| jobs).sum();
+                    let in_line = if counts.paused { 0 } else { counts.waiting.saturating_sub(shelved) };
+                    if in_line + counts.active > 0 {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Waits until something may have changed.
+    async fn wait(&mut self) {
+        let now = Instant::now();
+        let has_room = self.has_room();
+        let done = self.lines.iter().any(|line| !line.done.is_empty());
+        let mut wake_at: Option<Instant> = None;
+        let mut by = |at: Option<Instant>| wake_at = [wake_at, at].into_iter().flatten().min();
+        match self.down {
+            Some((until, _)) => by(Some(until)),
+            None => {
+                if done {
+                    by(self.first_done_at.map(|at| at + GROUP_WAIT));
+                }
+                if has_room {
+                    self.lines.iter().for_each(|line| by(line.look_at));
+                }
+            }
+        }
+        if !self.dropped {
+            by(self.drop_at);
+        }
+        if self.until_idle {
+            by(Some(now + IDLE_POLL));
+        }
+        let timer = async {
+            match wake_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let phases = self.phases.clone();
+        let next_phase = async {
+            if !phases.drain.is_cancelled() {
+                phases.drain.cancelled().await;
+            } else if !phases.stop.is_cancelled() {
+                tokio::select! {
+                    () = phases.stop.cancelled() => {}
+                    () = phases.abort.cancelled() => {}
+                }
+            } else {
+                phases.abort.cancelled().await;
+            }
+        };
+        let closed = self.ends.is_closed();
+        let ended = tokio::select! {
+            ended = self.ends.recv(), if !closed => ended,
+            () = hints(&mut self.lines, &self.look) => None,
+            () = timer => None,
+            () = next_phase, if !self.phases.abort.is_cancelled() => None,
+            () = self.client.gate().changed() => {
+                self.lines.iter_mut().for_each(|line| line.ready = true);
+                None
+            }
+        };
+        if let Some(ended) = ended {
+            self.take_in(ended);
+        }
+    }
+}
+
+impl<S> Drop for Turn<S> {
+    /// A loop that is dropped in the middle (its future was) leaves nothing running behind.
+    fn drop(&mut self) {
+        self.helpers_stop.cancel();
+        for line in &self.lines {
+            line.registry.stop_all(StopReason::Shutdown);
+            line.registry.abort_all();
+        }
+        let gate = self.client.gate();
+        if self.wants_solo {
+            gate.unwant_solo();
+        }
+        if self.solo {
+            gate.leave_solo();
+        } else {
+            gate.leave(self.running);
+        }
+        self.phases.ended.cancel();
+    }
+}
+
+fn storage_never_misses(storage: &Arc<dyn Storage>) -> bool {
+    storage.capabilities().reliable_signals
+}
+
+fn next_hint(mut receiver: SignalReceiver) -> BoxFuture<'static, (SignalReceiver, bool, bool)> {
+    Box::pin(async move {
+        let (work, control) = receiver.changed().await;
+        (receiver, work, control)
+    })
+}
+
+/// Waits for a hint on any line, and marks the line.
+async fn hints(lines: &mut [Line], look: &Notify) {
+    std::future::poll_fn(|context| {
+        let mut hinted = false;
+        for line in lines.iter_mut() {
+            let Poll::Ready((receiver, _work, control)) = Pin::new(&mut line.hint).poll(context) else { continue };
+            line.hint = next_hint(receiver);
+            line.ready = true;
+            if control && !line.registry.is_empty() {
+                // Somebody may have cancelled a job that runs here.
+                look.notify_one();
+            }
+            hinted = true;
+        }
+        if hinted { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
