@@ -1,0 +1,238 @@
+//! The role of the operator: acts on jobs, and on queues as a whole.
+
+use async_trait::async_trait;
+use ferroq_core::event::EventKind;
+use ferroq_core::job::{JobId, JobState, Slot};
+use ferroq_core::job::{Move, QueueName, Start, transition};
+use ferroq_core::policy::enqueue::{expiry, place};
+use ferroq_core::storage::{
+    Act, ActAnswer, ActReport, ActRequest, CallAnswer, Control, ObliterateAnswer, QueueConfig, Selection, StorageError,
+};
+
+use crate::MemoryStorage;
+use crate::jobs::other_call;
+use crate::roster::Key;
+use crate::storage::invalid;
+use crate::turn::{Hints, Turn, wait};
+
+#[async_trait]
+impl Control for MemoryStorage {
+    async fn act(&self, request: ActRequest) -> Result<ActReport, StorageError> {
+        let ActRequest { call, queue, on, act } = request;
+        if matches!(on, Selection::Filter { max_items: 0, .. }) {
+            return Err(invalid("a step of an act by filter looks at one record at least"));
+        }
+        self.write(&queue, |queue, clock| {
+            match queue.answers.recall(call) {
+                Some(CallAnswer::Act(kept)) => return Ok((kept.clone(), Hints::default())),
+                Some(_) => return Err(other_call()),
+                None => {}
+            }
+            let (report, hints) = if queue.exists {
+                let mut turn = Turn::begin(queue, clock);
+                (turn.act_on(on, &act), turn.finish())
+            } else {
+                (none_found(on), Hints::default())
+            };
+            let now = queue.last.unwrap_or(clock);
+            queue.answers.keep(call, now, || CallAnswer::Act(report.clone()));
+            Ok((report, hints))
+        })
+    }
+
+    async fn config(&self, queue: &QueueName) -> Result<QueueConfig, StorageError> {
+        self.read(queue, |queue| queue.config.clone())
+    }
+
+    async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError> {
+        self.write(queue, |queue, clock| {
+            let mut turn = Turn::begin(queue, clock);
+            turn.pause(config.paused);
+            turn.queue.config = config;
+            Ok(((), turn.finish()))
+        })
+    }
+
+    async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<bool, StorageError> {
+        self.write(queue, |queue, clock| {
+            let mut turn = Turn::begin(queue, clock);
+            let changed = turn.pause(paused);
+            Ok((changed, turn.finish()))
+        })
+    }
+
+    async fn obliterate(
+        &self,
+        queue: &QueueName,
+        force: bool,
+        max_items: usize,
+    ) -> Result<ObliterateAnswer, StorageError> {
+        if max_items == 0 {
+            return Err(invalid("a step of an obliteration removes one job at least"));
+        }
+        self.write(queue, |queue, clock| {
+            let active = queue.roster.count(JobState::Active);
+            if active > 0 && !force {
+                return Ok((ObliterateAnswer::Active(active), Hints::default()));
+            }
+            if !queue.exists {
+                return Ok((ObliterateAnswer::Done, Hints::default()));
+            }
+            let mut turn = Turn::begin(queue, clock);
+            let going = turn.queue.roster.walk(|_| true, None, max_items);
+            let removed = going.into_iter().filter_map(|(_, key)| turn.remove(key)).map(|record| record.id());
+            turn.hints.ended = removed.collect();
+            turn.hints.control = true;
+            let hints = turn.finish();
+            if queue.roster.len() == 0 {
+                queue.obliterate();
+                return Ok((ObliterateAnswer::Done, hints));
+            }
+            Ok((ObliterateAnswer::More(hints.ended.len()), hints))
+        })
+    }
+}
+
+/// The report of a queue that does not exist.
+fn none_found(on: Selection) -> ActReport {
+    let answers = match on {
+        Selection::Ids(ids) => ids.into_iter().map(|id| (id, ActAnswer::NotFound)).collect(),
+        Selection::Filter { .. } => Vec::new(),
+    };
+    ActReport { answers, next: None }
+}
+
+impl Turn<'_> {
+    /// Pauses or resumes; whether that changed anything. The queue exists from then on.
+    fn pause(&mut self, paused: bool) -> bool {
+        self.queue.exists = true;
+        self.hints.control = true;
+        let changed = self.queue.config.paused != paused;
+        if changed {
+            self.queue.config.paused = paused;
+            self.events.queue(if paused { EventKind::Paused } else { EventKind::Resumed });
+        }
+        changed
+    }
+
+    fn act_on(&mut self, on: Selection, act: &Act) -> ActReport {
+        let (ids, next) = match on {
+            Selection::Ids(ids) => (ids, None),
+            Selection::Filter { filter, after, max_items } => {
+                let roster = &self.queue.roster;
+                let looked_at = roster.walk(|state| filter.allows(state), after, max_items);
+                let next = looked_at.last().map(|(place, _)| *place).filter(|_| looked_at.len() == max_items);
+                let records = looked_at.iter().map(|(_, key)| roster.get(*key));
+                (records.filter(|record| filter.matches(record, self.now)).map(|record| record.id()).collect(), next)
+            }
+        };
+        self.hints.control = !ids.is_empty();
+        let act = |id: JobId| {
+            let key = self.queue.roster.key(id);
+            (id, key.map_or(ActAnswer::NotFound, |key| self.act(key, act)))
+        };
+        ActReport { answers: ids.into_iter().map(act).collect(), next }
+    }
+
+    fn act(&mut self, key: Key, act: &Act) -> ActAnswer {
+        use JobState::{Active, Blocked, Cancelled, Completed, Delayed, Failed, Waiting};
+        let state = self.queue.roster.get(key).state;
+        match (act, state) {
+            (Act::Cancel, Waiting | Delayed | Blocked) => self.cancel(key),
+            (Act::Cancel, Active) => self.request_cancel(key),
+            (Act::Cancel, Cancelled) => ActAnswer::Unchanged(state),
+            (Act::Retry { reset }, Completed | Failed | Cancelled) => self.retry(key, *reset),
+            (Act::Retry { .. }, Waiting | Delayed | Active) => ActAnswer::Unchanged(state),
+            (Act::Promote, Waiting) => ActAnswer::Unchanged(state),
+            (Act::Promote, Delayed) => self.promote(key),
+            (Act::Reschedule(start), Waiting | Delayed) => self.reschedule(key, *start),
+            (Act::SetPriority(priority), Waiting | Delayed | Blocked | Active) => {
+                let record = self.queue.roster.get(key);
+                if record.priority == *priority {
+                    return ActAnswer::Unchanged(state);
+                }
+                self.events.job(EventKind::Rescheduled, record.id());
+                self.queue.roster.change(key, |record| record.priority = *priority);
+                ActAnswer::Done(state)
+            }
+            (Act::Remove, Active) => ActAnswer::Refused(state),
+            (Act::Remove, _) => {
+                if let Some(record) = self.remove(key) {
+                    self.events.job(EventKind::Removed, record.id());
+                    self.hints.ended.push(record.id());
+                }
+                ActAnswer::Done(state)
+            }
+            _ => ActAnswer::Refused(state),
+        }
+    }
+
+    fn cancel(&mut self, key: Key) -> ActAnswer {
+        self.events.job(EventKind::Cancelled, self.queue.roster.get(key).id());
+        self.end(key, JobState::Cancelled, None);
+        ActAnswer::Done(JobState::Cancelled)
+    }
+
+    fn request_cancel(&mut self, key: Key) -> ActAnswer {
+        let record = self.queue.roster.get_mut(key);
+        if !record.cancel_requested {
+            record.cancel_requested = true;
+            self.events.job(EventKind::CancelRequested, record.id());
+        }
+        ActAnswer::Requested
+    }
+
+    fn retry(&mut self, key: Key, reset: bool) -> ActAnswer {
+        let now = self.now;
+        let spec = self.queue.roster.get(key).spec.clone();
+        if let Some(holder) = self.queue.keys.holder(&spec, now).filter(|holder| holder.id != spec.id) {
+            return ActAnswer::DedupHeld(holder.id);
+        }
+        self.queue.keys.take_again(&spec, now);
+        self.queue.roster.change(key, |record| {
+            debug_assert!(transition(record.state, Move::RetryByOperator).is_some());
+            record.finished_at = None;
+            record.prune_at = None;
+            record.failure = None;
+            record.notes.result = None;
+            record.cancel_requested = false;
+            if reset {
+                record.attempts = 0;
+                record.crashes = 0;
+            }
+            record.due_at = now;
+            record.expires_at = expiry(spec.options.expires_in, now);
+            wait(record);
+        });
+        self.events.job(EventKind::Retried, spec.id);
+        self.hints.work = true;
+        ActAnswer::Done(JobState::Waiting)
+    }
+
+    fn promote(&mut self, key: Key) -> ActAnswer {
+        let now = self.now;
+        self.queue.roster.change(key, |record| {
+            record.due_at = now;
+            wait(record);
+        });
+        self.events.job(EventKind::Promoted, self.queue.roster.get(key).id());
+        self.hints.work = true;
+        ActAnswer::Done(JobState::Waiting)
+    }
+
+    fn reschedule(&mut self, key: Key, start: Start) -> ActAnswer {
+        let (state, due_at) = place(start, self.now);
+        self.queue.roster.change(key, |record| {
+            record.due_at = due_at;
+            if state == JobState::Waiting {
+                wait(record);
+            } else {
+                record.state = state;
+                record.slot = Slot::Lane;
+            }
+        });
+        self.events.job(EventKind::Rescheduled, self.queue.roster.get(key).id());
+        self.hints.work = true;
+        ActAnswer::Done(state)
+    }
+}

@@ -1,0 +1,72 @@
+//! The dedup keys of a queue and who holds them. A hold can outlive its job's record (only
+//! [`DedupMode::For`] does that), so keys are a table of their own and not a field of the records.
+
+use std::collections::HashMap;
+
+use ferroq_core::clock::Timestamp;
+use ferroq_core::job::{DedupKey, JobSpec};
+use ferroq_core::policy::dedup::{DedupMode, Exit, Holder};
+use ferroq_core::storage::DedupEntry;
+
+/// Below this many keys nobody looks for holds that ran out.
+const PURGE_KEYS_MIN: usize = 1024;
+
+/// Every held key of a queue.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    holders: HashMap<DedupKey, Holder>,
+    /// How many keys there may be before the next look for holds that ran out: twice as many as the last look left, so
+    /// that looking costs each new key a constant.
+    purge_beyond: usize,
+}
+
+impl Keys {
+    /// Who holds the job's key at `now`.
+    pub(crate) fn holder(&self, spec: &JobSpec, now: Timestamp) -> Option<Holder> {
+        let dedup = spec.dedup.as_ref()?;
+        self.holders.get(&dedup.key).copied().filter(|holder| holder.holds(now))
+    }
+
+    /// Gives a new job its key.
+    pub(crate) fn take(&mut self, spec: &JobSpec, now: Timestamp) {
+        let Some(dedup) = &spec.dedup else { return };
+        if self.holders.len() >= self.purge_beyond.max(PURGE_KEYS_MIN) {
+            self.holders.retain(|_, holder| holder.holds(now));
+            self.purge_beyond = self.holders.len() * 2;
+        }
+        self.holders.insert(dedup.key.clone(), Holder::take(spec.id, dedup.mode, now));
+    }
+
+    /// Gives a job that an operator put back its key again. A hold for a time began with the enqueue and is left as it
+    /// is.
+    pub(crate) fn take_again(&mut self, spec: &JobSpec, now: Timestamp) {
+        if let Some(DedupMode::UntilFinished | DedupMode::WhileKept) = spec.dedup.as_ref().map(|dedup| dedup.mode) {
+            self.take(spec, now);
+        }
+    }
+
+    /// Frees the job's key if it still holds it and this way out frees it.
+    pub(crate) fn free(&mut self, spec: &JobSpec, exit: Exit) {
+        if let Some(dedup) = &spec.dedup
+            && dedup.mode.frees(exit)
+            && self.holders.get(&dedup.key).is_some_and(|holder| holder.id == spec.id)
+        {
+            self.holders.remove(&dedup.key);
+        }
+    }
+
+    /// Every key, in the order of keys.
+    pub(crate) fn entries(&self) -> Vec<DedupEntry> {
+        let mut entries: Vec<_> =
+            self.holders.iter().map(|(key, holder)| DedupEntry { key: key.clone(), holder: *holder }).collect();
+        entries.sort_by(|a, b| a.key.cmp(&b.key));
+        entries
+    }
+
+    /// Writes the keys of a dump that have no entry.
+    pub(crate) fn restore(&mut self, entries: Vec<DedupEntry>) {
+        for DedupEntry { key, holder } in entries {
+            self.holders.entry(key).or_insert(holder);
+        }
+    }
+}

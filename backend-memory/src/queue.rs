@@ -1,0 +1,51 @@
+//! The state of one queue, all of it under one lock: records, keys, settings, event log, time, and the answers kept
+//! for repeats. A queue that does not exist has a state too, an empty one, so that calls on it are repeated like
+//! others and no call can write to a queue that was just unlinked.
+
+use std::time::Duration;
+
+use ferroq_core::clock::Timestamp;
+use ferroq_core::job::JobState;
+use ferroq_core::storage::{AnswerBook, QueueConfig};
+
+use crate::events::Log;
+use crate::keys::Keys;
+use crate::roster::Roster;
+
+/// Everything about one queue.
+#[derive(Debug, Default)]
+pub(crate) struct QueueState {
+    /// Whether the queue exists.
+    pub(crate) exists: bool,
+    /// The stored settings, or the defaults.
+    pub(crate) config: QueueConfig,
+    /// The records in their lines.
+    pub(crate) roster: Roster,
+    /// The dedup keys.
+    pub(crate) keys: Keys,
+    /// The event log.
+    pub(crate) log: Log,
+    /// The highest `|seq|` given or restored.
+    pub(crate) seq_last: i64,
+    /// The storage time of the last write.
+    pub(crate) last: Option<Timestamp>,
+    /// When somebody last attended to the Active jobs; of no meaning while there are none.
+    pub(crate) attended_at: Timestamp,
+    /// No Active job's lease has a shorter term, so that attendance can tell at a glance that no lease needs help.
+    pub(crate) term_min: Duration,
+    /// The answers that may be asked for again. They outlive the queue, as the sessions do.
+    pub(crate) answers: AnswerBook,
+}
+
+impl QueueState {
+    /// Leaves nothing of the queue but the kept answers.
+    pub(crate) fn obliterate(&mut self) {
+        *self = QueueState { answers: std::mem::take(&mut self.answers), ..QueueState::default() };
+    }
+
+    /// Takes note of the term of a lease that begins now.
+    pub(crate) fn note_term(&mut self, term: Duration) {
+        let none_active = self.roster.count(JobState::Active) == 0;
+        self.term_min = if none_active { term } else { self.term_min.min(term) };
+    }
+}

@@ -1,0 +1,274 @@
+//! The records of a queue, and the lines that they stand in. A record stands in exactly one line, the one that
+//! [`Roster::place`] names, and every change of a record goes through [`Roster::change`], so a record can't be in the
+//! wrong line or in two. Counts are the lengths of lines and can't drift. A line is ordered by (rank, seq), where the
+//! rank is what the state is served by: priority, due time, lease end or prune time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Bound;
+
+use ferroq_core::clock::Timestamp;
+use ferroq_core::job::{JobId, JobKind, JobRecord, JobState, Slot};
+use ferroq_core::storage::ListCursor;
+
+/// Where a record lies in memory, for as long as it exists.
+pub(crate) type Key = u32;
+
+/// Keys by (rank, seq).
+pub(crate) type Line = BTreeMap<(i64, i64), Key>;
+
+/// Memory for this many records is kept when a queue runs empty; a larger backlog's is given back.
+const SPARE_RECORDS_MAX: usize = 16_384;
+
+/// All records of a queue, by id and in their lines.
+#[derive(Debug, Default)]
+pub(crate) struct Roster {
+    records: Vec<Option<JobRecord>>,
+    free: Vec<Key>,
+    by_id: HashMap<JobId, Key, BuildHasherDefault<IdHasher>>,
+    /// Waiting, in the order of service.
+    lane: Line,
+    /// Waiting, on their last crash.
+    solo: Line,
+    /// Waiting for a worker with a handler, by the number of their kind's shelf.
+    shelves: BTreeMap<i64, Line>,
+    shelf_numbers: HashMap<JobKind, i64>,
+    /// Every other state's line, by the state's number.
+    states: [Line; JobState::ALL.len()],
+}
+
+impl Roster {
+    /// The key of the job with this id.
+    pub(crate) fn key(&self, id: JobId) -> Option<Key> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// A record.
+    pub(crate) fn get(&self, key: Key) -> &JobRecord {
+        present(&self.records, key)
+    }
+
+    /// A record, to change what its place does not depend on: anything but state, slot, priority and times.
+    pub(crate) fn get_mut(&mut self, key: Key) -> &mut JobRecord {
+        match &mut self.records[key as usize] {
+            Some(record) => record,
+            None => unreachable!("a line names a record that was removed"),
+        }
+    }
+
+    /// How many records there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Every record, in no order.
+    pub(crate) fn records(&self) -> impl Iterator<Item = &JobRecord> {
+        self.records.iter().flatten()
+    }
+
+    /// Adds a record whose id is new, and puts it in its line.
+    pub(crate) fn insert(&mut self, record: JobRecord) {
+        let id = record.id();
+        let place = place(&record, &mut self.shelf_numbers);
+        let key = match self.free.pop() {
+            Some(key) => {
+                self.records[key as usize] = Some(record);
+                key
+            }
+            None => {
+                let key = self.records.len() as Key;
+                self.records.push(Some(record));
+                key
+            }
+        };
+        self.by_id.insert(id, key);
+        self.stand(place, key);
+    }
+
+    /// Changes a record and moves it to the line, and the place in it, where it belongs afterwards.
+    pub(crate) fn change<T>(&mut self, key: Key, change: impl FnOnce(&mut JobRecord) -> T) -> T {
+        let before = self.place_of(key);
+        let answer = change(self.get_mut(key));
+        let after = self.place_of(key);
+        if before != after {
+            self.leave(before);
+            self.stand(after, key);
+        }
+        answer
+    }
+
+    /// Takes a record out of its line and away.
+    pub(crate) fn remove(&mut self, key: Key) -> Option<JobRecord> {
+        let place = self.place_of(key);
+        self.leave(place);
+        let record = self.records[key as usize].take()?;
+        self.by_id.remove(&record.id());
+        self.free.push(key);
+        if self.by_id.is_empty() && self.records.len() > SPARE_RECORDS_MAX {
+            (self.records, self.free, self.by_id) = Default::default();
+        }
+        Some(record)
+    }
+
+    /// The key of the first job of a line, if its rank is at most `rank_max`.
+    pub(crate) fn first(&self, state: JobState, slot: Slot, rank_max: i64) -> Option<Key> {
+        let (&(rank, _), &key) = self.line(state, slot)?.first_key_value()?;
+        (rank <= rank_max).then_some(key)
+    }
+
+    /// The rank of the first job of a state's line.
+    pub(crate) fn first_rank(&self, state: JobState) -> Option<i64> {
+        self.line(state, Slot::Lane)?.first_key_value().map(|(&(rank, _), _)| rank)
+    }
+
+    /// A state's line; of Waiting, the one of this slot. Shelves are lines per kind, see [`shelf`](Self::shelf).
+    pub(crate) fn line(&self, state: JobState, slot: Slot) -> Option<&Line> {
+        match (state, slot) {
+            (JobState::Waiting, Slot::Lane) => Some(&self.lane),
+            (JobState::Waiting, Slot::Solo) => Some(&self.solo),
+            (JobState::Waiting, Slot::Shelf) => None,
+            _ => self.states.get(usize::from(state.number())),
+        }
+    }
+
+    /// How many jobs are in a state.
+    pub(crate) fn count(&self, state: JobState) -> u64 {
+        let count = match state {
+            JobState::Waiting => {
+                self.lane.len() + self.solo.len() + self.shelves.values().map(BTreeMap::len).sum::<usize>()
+            }
+            _ => self.states[usize::from(state.number())].len(),
+        };
+        count as u64
+    }
+
+    /// The jobs on a kind's shelf.
+    pub(crate) fn shelf(&self, kind: &JobKind) -> Option<&Line> {
+        self.shelves.get(self.shelf_numbers.get(kind)?)
+    }
+
+    /// The shelves that hold jobs, and how many, in the order of kinds.
+    pub(crate) fn shelved(&self) -> Vec<(JobKind, u64)> {
+        let shelf = |(kind, number)| self.shelves.get(number).map(|line| (JobKind::clone(kind), line.len() as u64));
+        let mut shelved: Vec<_> = self.shelf_numbers.iter().filter_map(shelf).collect();
+        shelved.sort();
+        shelved
+    }
+
+    /// The next records of the walk that [`Inspect::list`](ferroq_core::storage::Inspect::list) describes, at most
+    /// `max_items`, in the states that `allows` names.
+    pub(crate) fn walk(
+        &self,
+        allows: impl Fn(JobState) -> bool,
+        after: Option<ListCursor>,
+        max_items: usize,
+    ) -> Vec<(ListCursor, Key)> {
+        let waiting = [(JobState::Waiting, Slot::Lane, 0, &self.lane), (JobState::Waiting, Slot::Solo, 0, &self.solo)];
+        let shelves = self.shelves.iter().map(|(number, line)| (JobState::Waiting, Slot::Shelf, *number, line));
+        let rest = JobState::ALL.into_iter().skip(1).zip(&self.states[1..]);
+        let rest = rest.map(|(state, line)| (state, Slot::Lane, 0, line));
+        let mut found = Vec::new();
+        for (state, slot, line_number, line) in waiting.into_iter().chain(shelves).chain(rest) {
+            let from = match after {
+                Some(after) if (state, slot, line_number) < (after.state, after.slot, after.line) => continue,
+                Some(after) if (state, slot, line_number) == (after.state, after.slot, after.line) => {
+                    Bound::Excluded((after.rank, after.seq))
+                }
+                _ => Bound::Unbounded,
+            };
+            if !allows(state) {
+                continue;
+            }
+            for (&(rank, seq), &key) in line.range((from, Bound::Unbounded)) {
+                if found.len() >= max_items {
+                    return found;
+                }
+                found.push((ListCursor { state, slot, line: line_number, rank, seq }, key));
+            }
+        }
+        found
+    }
+
+    fn place_of(&mut self, key: Key) -> ListCursor {
+        place(present(&self.records, key), &mut self.shelf_numbers)
+    }
+
+    fn stand(&mut self, place: ListCursor, key: Key) {
+        let line = match (place.state, place.slot) {
+            (JobState::Waiting, Slot::Lane) => &mut self.lane,
+            (JobState::Waiting, Slot::Solo) => &mut self.solo,
+            (JobState::Waiting, Slot::Shelf) => self.shelves.entry(place.line).or_default(),
+            (state, _) => &mut self.states[usize::from(state.number())],
+        };
+        line.insert((place.rank, place.seq), key);
+    }
+
+    fn leave(&mut self, place: ListCursor) {
+        let at = (place.rank, place.seq);
+        match (place.state, place.slot) {
+            (JobState::Waiting, Slot::Lane) => self.lane.remove(&at),
+            (JobState::Waiting, Slot::Solo) => self.solo.remove(&at),
+            (JobState::Waiting, Slot::Shelf) => {
+                let Some(shelf) = self.shelves.get_mut(&place.line) else { return };
+                let left = shelf.remove(&at);
+                if shelf.is_empty() {
+                    self.shelves.remove(&place.line);
+                }
+                left
+            }
+            (state, _) => self.states[usize::from(state.number())].remove(&at),
+        };
+    }
+}
+
+fn present(records: &[Option<JobRecord>], key: Key) -> &JobRecord {
+    match &records[key as usize] {
+        Some(record) => record,
+        None => unreachable!("a line names a record that was removed"),
+    }
+}
+
+/// Where a record belongs, as a place of the walk. A kind gets the number of its shelf the first time it needs one, and
+/// keeps it, so that a cursor stays good.
+fn place(record: &JobRecord, shelf_numbers: &mut HashMap<JobKind, i64>) -> ListCursor {
+    let (mut slot, mut line) = (Slot::Lane, 0);
+    let rank = match record.state {
+        JobState::Waiting => {
+            slot = record.slot;
+            if slot == Slot::Shelf {
+                let next = shelf_numbers.len() as i64 + 1;
+                line = *shelf_numbers.entry(record.spec.kind.clone()).or_insert(next);
+            }
+            i64::from(record.priority.0)
+        }
+        JobState::Delayed => record.due_at.as_micros(),
+        JobState::Blocked => 0,
+        JobState::Active => record.lease_until.unwrap_or_default().as_micros(),
+        JobState::Completed | JobState::Failed | JobState::Cancelled => {
+            record.prune_at.unwrap_or(Timestamp::MAX).as_micros()
+        }
+    };
+    ListCursor { state: record.state, slot, line, rank, seq: record.seq }
+}
+
+/// Hashes a job id by multiplying: its bytes are random or count up already, and ids are looked up once per act.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 = self.0.rotate_left(32) ^ u64::from_be_bytes(word);
+        }
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        // The table takes its bucket from the low bits and a tag from the high ones, so both must depend on all bits.
+        let product = u128::from(self.0) * 0x9E37_79B9_7F4A_7C15;
+        (product as u64) ^ ((product >> 64) as u64)
+    }
+}
