@@ -53,6 +53,8 @@ fn implementation(input: &DeriveInput, settings: &Settings) -> TokenStream {
     let from = quote!(#ferroq::__derive);
     let name = settings.name.as_deref().unwrap_or("unnamed");
     let queue = settings.queue.as_ref().map(|queue| quote!(const QUEUE: &'static str = #queue;));
+    let priority =
+        settings.priority.map(|priority| quote!(const PRIORITY: #from::Priority = #from::Priority(#priority);));
     let version = settings.version.map(|version| quote!(const VERSION: u16 = #version;));
     let codec = settings.codec.map(|codec| {
         let codec = match codec {
@@ -80,6 +82,7 @@ fn implementation(input: &DeriveInput, settings: &Settings) -> TokenStream {
         impl #from::Job for #ident {
             const NAME: &'static str = #name;
             #queue
+            #priority
             #version
             #codec
             type Output = #output;

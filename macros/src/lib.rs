@@ -23,6 +23,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// |---|---|---|
 /// | `name` | the wire name, 1 to 128 bytes of printable text without braces | required |
 /// | `queue` | the queue's name, as above | `"default"` |
+/// | `priority` | how soon it is served, 0 to 255; lower runs sooner | 128 |
 /// | `max_attempts` | how many runs may fail, at least 1 | 20 |
 /// | `max_crashes` | how many times the process may die under it, at least 1 | 3 |
 /// | `timeout` | how long a run may take: `"30s"`, `"1h 30m"` | no limit |

@@ -13,9 +13,10 @@ use crate::backoff::Backoff;
 use crate::values::{code, duration, name, number, parse_duration, text, word};
 
 /// The settings, in the order in which they are listed to those who get one wrong.
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 17] = [
     "name",
     "queue",
+    "priority",
     "max_attempts",
     "max_crashes",
     "timeout",
@@ -66,6 +67,7 @@ pub(crate) enum KeepFor {
 pub(crate) struct Settings {
     pub(crate) name: Option<String>,
     pub(crate) queue: Option<String>,
+    pub(crate) priority: Option<u8>,
     pub(crate) max_attempts: Option<u32>,
     pub(crate) max_crashes: Option<u32>,
     pub(crate) timeout: Option<Duration>,
@@ -125,6 +127,8 @@ impl Settings {
         match key {
             "name" => self.name = Some(name(key, value, "email.welcome")?),
             "queue" => self.queue = Some(name(key, value, "emails")?),
+            // At most u8::MAX, so the cast keeps the value.
+            "priority" => self.priority = Some(number(key, value, 0, u32::from(u8::MAX))? as u8),
             "max_attempts" => self.max_attempts = Some(number(key, value, 1, u32::MAX)?),
             "max_crashes" => self.max_crashes = Some(number(key, value, 1, u32::MAX)?),
             "timeout" => self.timeout = Some(duration(key, value)?),
@@ -197,14 +201,15 @@ mod tests {
     #[test]
     fn every_setting_is_read() {
         let (read, mistakes) = read(quote! {
-            #[job(name = "email.welcome", queue = "emails", max_attempts = 5, max_crashes = 2, timeout = "30s")]
-            #[job(expires_in = "1h", backoff = "fixed(5s)", jitter = "full", version = 3, upcast = "old::read",)]
+            #[job(name = "email.welcome", queue = "emails", priority = 9, max_attempts = 5, max_crashes = 2)]
+            #[job(timeout = "30s", expires_in = "1h", backoff = "fixed(5s)", jitter = "full", version = 3, upcast = "old::read",)]
             #[job(codec = "bincode", output = "Vec<(u8, u8)>", keep_completed = "remove", keep_failed = "7days")]
             #[job(keep_cancelled = "1h", crate = "crate::queue")]
         });
         assert_eq!(mistakes, [""; 0]);
         assert_eq!((read.name.as_deref(), read.queue.as_deref()), (Some("email.welcome"), Some("emails")));
         assert_eq!((read.max_attempts, read.max_crashes, read.version), (Some(5), Some(2), Some(3)));
+        assert_eq!(read.priority, Some(9));
         assert_eq!(read.timeout, Some(Duration::from_secs(30)));
         assert_eq!(read.expires_in, Some(Duration::from_secs(3600)));
         assert_eq!(read.backoff, Some(Backoff::Fixed(Duration::from_secs(5))));
@@ -271,6 +276,7 @@ mod tests {
         refused(quote!(#[job(name = "a", max_attempts = "5")]), &["without quotes"]);
         refused(quote!(#[job(name = "a", timeout = 30)]), &["`timeout = \"30s\"`"]);
         refused(quote!(#[job(name = "a", timeout = "0s")]), &["longer than zero"]);
+        refused(quote!(#[job(name = "a", priority = 256)]), &["`priority` takes a whole number from 0 to 255"]);
         refused(quote!(#[job(name = "a", version = 65536)]), &["from 1 to 65535"]);
         refused(quote!(#[job(name = "a", keep_failed = "0s")]), &["write \"remove\""]);
         refused(quote!(#[job(name = "a", keep_failed = "forever")]), &["\"remove\" or a duration"]);
