@@ -1,0 +1,127 @@
+//! How a job leaves a state in the model: back in line or to its end, what becomes of its record and of its dedup key,
+//! and what a full house of ended records lets go.
+
+use std::time::Duration;
+
+use ferroq_core::Timestamp;
+use ferroq_core::event::EventKind;
+use ferroq_core::job::{FailReason, JobId, JobRecord, JobState, Slot, Start};
+use ferroq_core::policy::dedup::DedupMode;
+use ferroq_core::policy::retention::{KeepFor, KeepRule};
+
+use super::queue::{QueueModel, line_of};
+
+/// For how long a record with a waiter stays.
+const WAITED_ON: Duration = Duration::from_secs(60);
+
+/// How a job left, as far as its dedup key is concerned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    ByItself,
+    Cancelled,
+    RemovedLive,
+    RemovedEnded,
+}
+
+/// The instant at which a job may start.
+pub(super) fn due(start: Start, now: Timestamp) -> Timestamp {
+    match start {
+        Start::Now => now,
+        Start::After(delay) => now.after(delay),
+        Start::At(at) => at.max(now),
+    }
+}
+
+impl QueueModel {
+    /// Puts a job in line, or lets it wait for its time.
+    pub(super) fn stand(&mut self, id: JobId, due_at: Option<Timestamp>) -> JobState {
+        let now = self.now;
+        let Some(job) = self.find(id) else { return JobState::Waiting };
+        job.lease_until = None;
+        job.lease_term = None;
+        let delayed = due_at.is_some_and(|at| at > now);
+        if let Some(at) = due_at {
+            job.due_at = at;
+        }
+        job.state = if delayed { JobState::Delayed } else { JobState::Waiting };
+        job.slot = if delayed { Slot::Lane } else { line_of(job.crashes, &job.spec) };
+        job.state
+    }
+
+    /// Ends a job: its record is kept for as long as somebody wants it, or goes at once.
+    pub(super) fn end(&mut self, id: JobId, state: JobState, failure: Option<FailReason>) -> JobState {
+        let now = self.now;
+        let retention = self.config.retention;
+        let Some(job) = self.find(id) else { return state };
+        let (own, rule, event) = match state {
+            JobState::Completed => (job.spec.options.keep.completed, retention.completed, EventKind::Completed),
+            JobState::Cancelled => (job.spec.options.keep.cancelled, retention.cancelled, EventKind::Cancelled),
+            _ => (job.spec.options.keep.failed, retention.failed, EventKind::Failed),
+        };
+        let mut age = match own {
+            KeepFor::Remove => Duration::ZERO,
+            KeepFor::Age(age) => age,
+            KeepFor::QueueDefault if rule.count == 0 => Duration::ZERO,
+            KeepFor::QueueDefault => rule.age,
+        };
+        if job.waited_on && age < WAITED_ON {
+            age = WAITED_ON;
+        }
+        job.state = state;
+        job.slot = Slot::Lane;
+        job.lease_until = None;
+        job.lease_term = None;
+        job.finished_at = Some(now);
+        job.failure = failure;
+        job.prune_at = Some(now.after(age));
+        self.log(event, id);
+        self.let_go(id, if state == JobState::Cancelled { Left::Cancelled } else { Left::ByItself });
+        if age == Duration::ZERO {
+            self.remove(id, Left::RemovedEnded);
+        } else {
+            self.ended.push(id);
+        }
+        state
+    }
+
+    /// Removes a record, and frees its key if this way out does.
+    pub(super) fn remove(&mut self, id: JobId, left: Left) {
+        self.let_go(id, left);
+        self.jobs.retain(|job| job.spec.id != id);
+    }
+
+    /// Frees a job's key, if it still holds it and this way out frees it.
+    fn let_go(&mut self, id: JobId, left: Left) {
+        let Some(dedup) = self.job(id).and_then(|job| job.spec.dedup.clone()) else { return };
+        let frees = match dedup.mode {
+            DedupMode::For(_) => left == Left::Cancelled || left == Left::RemovedLive,
+            DedupMode::WhileKept => left == Left::RemovedLive || left == Left::RemovedEnded,
+            _ => true,
+        };
+        if frees {
+            self.dedup.retain(|entry| entry.key != dedup.key || entry.holder.id != id);
+        }
+    }
+
+    /// Ends a writing call: where it added records beyond a state's count, up to twice as many go.
+    pub(super) fn prune_by_count(&mut self) {
+        let retention = self.config.retention;
+        let rules: [(JobState, KeepRule); 3] = [
+            (JobState::Completed, retention.completed),
+            (JobState::Failed, retention.failed),
+            (JobState::Cancelled, retention.cancelled),
+        ];
+        let ended = std::mem::take(&mut self.ended);
+        for (state, rule) in rules {
+            let added = ended.iter().filter(|id| self.job(**id).is_some_and(|job| job.state == state)).count() as u64;
+            let mut kept: Vec<&JobRecord> = self.jobs.iter().filter(|job| job.state == state).collect();
+            let beyond = (kept.len() as u64).saturating_sub(rule.count).min(2 * added) as usize;
+            kept.sort_by_key(|job| (job.prune_at, job.seq));
+            kept.retain(|job| !(job.waited_on && job.finished_at.is_some_and(|at| self.now.since(at) < WAITED_ON)));
+            let go: Vec<JobId> = kept.iter().take(beyond).map(|job| job.spec.id).collect();
+            for id in go {
+                self.remove(id, Left::RemovedEnded);
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What a running case has seen: the jobs it made, the leases it was handed, the calls it may repeat. Operations name
+//! these by place, and drafts become specifications here. Nothing depends on time or chance, so the same operations
+//! always make the same calls.
+
+use std::sync::Arc;
+
+use ferroq_core::job::{
+    DedupKey, JobId, JobKind, JobOptions, JobSpec, JobState, Payload, Priority, QueueName, Start, Tag, WorkerId,
+};
+use ferroq_core::policy::dedup::{Dedup, DedupMode};
+use ferroq_core::policy::retention::{Keep, KeepFor};
+use ferroq_core::storage::{CallId, ClaimSpec, Lease, ListCursor, Outcome, RunError};
+use uuid::Uuid;
+
+use super::op::{ClaimDraft, JobDraft, KINDS, LeasePick, OutcomeDraft, secs};
+use crate::invariants::History;
+use crate::model::{Answer, Call};
+use ferroq_core::job::ErrorKind;
+use ferroq_core::storage::SettleAnswer;
+
+/// How many calls stay open, so that each of them can be repeated.
+const OPEN_CALLS: u64 = 3;
+
+/// The names that cases use, checked once.
+#[derive(Debug)]
+pub(super) struct Names {
+    queues: Vec<QueueName>,
+    kinds: Vec<JobKind>,
+    keys: Vec<DedupKey>,
+    tags: Vec<Tag>,
+    workers: Vec<WorkerId>,
+}
+
+impl Names {
+    /// # Errors
+    /// None in practice: the names are fixed and legal.
+    pub(super) fn new() -> Result<Names, ferroq_core::job::NameError> {
+        Ok(Names {
+            queues: vec!["alpha".parse()?, "beta:2".parse()?],
+            kinds: vec!["one".parse()?, "two".parse()?, "three".parse()?, "nobody's".parse()?],
+            keys: vec!["k0".parse()?, "k1".parse()?, "k2".parse()?],
+            tags: vec!["red".parse()?, "blue".parse()?],
+            workers: vec!["w0".parse()?, "w1".parse()?, "w2".parse()?],
+        })
+    }
+
+    pub(super) fn queue(&self, number: u8) -> QueueName {
+        pick(&self.queues, number)
+    }
+
+    pub(super) fn queues(&self) -> &[QueueName] {
+        &self.queues
+    }
+
+    pub(super) fn kind(&self, number: u8) -> JobKind {
+        pick(&self.kinds, number)
+    }
+
+    pub(super) fn tag(&self, number: u8) -> Tag {
+        pick(&self.tags, number)
+    }
+
+    fn other(&self, queue: &QueueName) -> QueueName {
+        self.queues.iter().find(|name| *name != queue).unwrap_or(queue).clone()
+    }
+}
+
+fn pick<T: Clone>(all: &[T], number: u8) -> T {
+    all[usize::from(number) % all.len()].clone()
+}
+
+/// What a running case has seen.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) names: Names,
+    pub(super) jobs: Vec<Arc<JobSpec>>,
+    /// Leases that were handed out and, for all the case knows, are current.
+    open: Vec<(QueueName, Lease)>,
+    /// Leases that are over.
+    over: Vec<(QueueName, Lease)>,
+    pub(super) repeatable: Vec<Call>,
+    pub(super) cursors: Vec<(QueueName, Vec<JobState>, ListCursor)>,
+    pub(super) history: History,
+    session: u128,
+    next_call: u64,
+}
+
+impl World {
+    pub(super) fn new(names: Names) -> World {
+        World {
+            names,
+            jobs: Vec::new(),
+            open: Vec::new(),
+            over: Vec::new(),
+            repeatable: Vec::new(),
+            cursors: Vec::new(),
+            history: History::default(),
+            session: 1,
+            next_call: 0,
+        }
+    }
+
+    /// The next call's id. It leaves the last few calls unacknowledged.
+    pub(super) fn call_id(&mut self) -> Option<CallId> {
+        let number = self.next_call;
+        self.next_call += 1;
+        let acknowledged_below = number.saturating_sub(OPEN_CALLS);
+        Some(CallId { session: Uuid::from_u128(self.session), number, acknowledged_below })
+    }
+
+    /// The store was opened anew, and a session belongs to a handle.
+    pub(super) fn new_session(&mut self) {
+        self.session += 1;
+        self.next_call = 0;
+        self.repeatable.clear();
+    }
+
+    /// The next job to insert: its id follows from how many were made before, its payload from its size.
+    pub(super) fn make(&mut self, queue: &QueueName, draft: &JobDraft) -> Arc<JobSpec> {
+        let keep = |number: u8| match number {
+            0 => KeepFor::QueueDefault,
+            1 => KeepFor::Remove,
+            seconds => KeepFor::Age(secs(seconds)),
+        };
+        let options = JobOptions {
+            max_attempts: u32::from(draft.max_attempts),
+            max_crashes: u32::from(draft.max_crashes),
+            expires_in: draft.expires_in.map(secs),
+            keep: Keep { completed: keep(draft.keep[0]), failed: keep(draft.keep[1]), cancelled: keep(draft.keep[2]) },
+            tags: draft.tag.map(|tag| self.names.tag(tag)).into_iter().collect(),
+            ..JobOptions::default()
+        };
+        // Spread out, so that the order of ids says nothing about the order of jobs.
+        let id = (self.jobs.len() as u128 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+        let job = Arc::new(JobSpec {
+            id: JobId::from(Uuid::from_u128(id)),
+            queue: queue.clone(),
+            lane: Default::default(),
+            kind: self.names.kind(draft.kind),
+            payload: Payload::json(vec![b'1'; usize::from(draft.bytes)]),
+            priority: Priority(draft.priority),
+            lifo: draft.lifo,
+            start: if draft.delay == 0 { Start::Now } else { Start::After(secs(draft.delay)) },
+            dedup: draft.dedup.map(|(key, mode)| Dedup {
+                key: pick(&self.names.keys, key),
+                mode: match mode {
+                    0 => DedupMode::UntilFinished,
+                    1 => DedupMode::WhileKept,
+                    seconds => DedupMode::For(secs(seconds)),
+                },
+            }),
+            options: Arc::new(options),
+        });
+        self.jobs.push(job.clone());
+        job
+    }
+
+    /// The jobs that follow from a run on `queue`.
+    pub(super) fn follow_ups(&mut self, queue: &QueueName, drafts: &[(bool, JobDraft)]) -> Vec<Arc<JobSpec>> {
+        let mut jobs = Vec::new();
+        for (elsewhere, draft) in drafts {
+            let queue = if *elsewhere { self.names.other(queue) } else { queue.clone() };
+            jobs.push(self.make(&queue, draft));
+        }
+        jobs
+    }
+
+    pub(super) fn claim(&self, draft: &ClaimDraft) -> ClaimSpec {
+        ClaimSpec {
+            kinds: (0..KINDS).filter(|kind| draft.kinds & (1 << kind) != 0).map(|kind| self.names.kind(kind)).collect(),
+            max_items: usize::from(draft.max_items.max(1)),
+            max_bytes: if draft.max_bytes == u16::MAX { usize::MAX } else { usize::from(draft.max_bytes) },
+            term: secs(draft.term.max(1)),
+            worker: pick(&self.names.workers, draft.worker),
+            alone: draft.alone,
+        }
+    }
+
+    /// A claim of everything, for the end of a case.
+    pub(super) fn claim_all(&self) -> ClaimSpec {
+        self.claim(&ClaimDraft { kinds: u8::MAX, max_items: 50, max_bytes: u16::MAX, term: 10, alone: true, worker: 0 })
+    }
+
+    pub(super) fn lease(&self, pick: LeasePick) -> Option<(QueueName, Lease)> {
+        let leases = if pick.stale { &self.over } else { &self.open };
+        let place = usize::from(pick.place).checked_rem(leases.len())?;
+        Some(leases[place].clone())
+    }
+
+    pub(super) fn job(&self, place: u16) -> Option<Arc<JobSpec>> {
+        let place = usize::from(place).checked_rem(self.jobs.len())?;
+        Some(self.jobs[place].clone())
+    }
+
+    /// Takes note of what an answer says about leases.
+    pub(super) fn note(&mut self, call: &Call, answer: &Answer) {
+        if let (Call::Exchange(request), Answer::Exchange(answer)) = (call, answer) {
+            for (settlement, answer) in request.settlements.iter().zip(&answer.settled) {
+                if matches!(answer, SettleAnswer::Settled { .. } | SettleAnswer::LeaseLost | SettleAnswer::Gone) {
+                    self.give_up(|(_, lease)| *lease == settlement.lease);
+                }
+            }
+            for claim in answer.claimed.iter().flat_map(|claimed| &claimed.claims) {
+                self.give_up(|(queue, lease)| lease.id == claim.lease.id && *queue == request.queue);
+                self.open.push((request.queue.clone(), claim.lease));
+            }
+        }
+        if call.id().is_some() {
+            self.repeatable.push(call.clone());
+            let open = OPEN_CALLS as usize + 1;
+            let beyond = self.repeatable.len().saturating_sub(open);
+            self.repeatable.drain(..beyond);
+        }
+    }
+
+    fn give_up(&mut self, which: impl Fn(&(QueueName, Lease)) -> bool) {
+        let over = self.open.extract_if(.., |entry| which(entry));
+        self.over.extend(over);
+    }
+}
+
+pub(super) fn outcome(draft: &OutcomeDraft) -> Outcome {
+    match draft {
+        OutcomeDraft::Completed(with_result) => {
+            Outcome::Completed { result: with_result.then(|| Payload::json(&b"42"[..])) }
+        }
+        OutcomeDraft::Retry(seconds) => {
+            Outcome::Retry { error: RunError::new(ErrorKind::Error, "it failed"), delay: secs(*seconds) }
+        }
+        OutcomeDraft::Abort => Outcome::Abort { error: RunError::new(ErrorKind::Abort, "of no use") },
+        OutcomeDraft::Snooze(seconds) => Outcome::Snooze { delay: secs(*seconds) },
+        OutcomeDraft::Release => Outcome::Release,
+        OutcomeDraft::Cancelled => Outcome::Cancelled,
+    }
+}
