@@ -4,4 +4,6 @@
 
 pub mod conformance;
 pub mod harness;
+pub mod invariants;
 pub mod model;
+pub mod property;
