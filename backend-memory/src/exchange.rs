@@ -43,7 +43,7 @@ impl MemoryStorage {
         foreign.push(request.queue.clone());
         foreign.sort();
         foreign.dedup();
-        let queues: Vec<_> = foreign.into_iter().map(|name| (self.queue(&name), name)).collect();
+        let queues: Vec<_> = foreign.into_iter().map(|name| (self.state_of(&name), name)).collect();
         let mut hints = Vec::new();
         let answer = {
             let mut locked: Vec<_> = queues.iter().map(|(queue, name)| (name, lock(queue))).collect();

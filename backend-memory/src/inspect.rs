@@ -15,7 +15,7 @@ impl Inspect for MemoryStorage {
             return self.read(queue, |queue| queue.roster.key(id).map(|key| queue.roster.get(key).clone()));
         }
         self.check_open()?;
-        Ok(self.queues().into_iter().find_map(|(_, queue)| {
+        Ok(self.states().into_iter().find_map(|(_, queue)| {
             let queue = lock(&queue);
             queue.roster.key(id).map(|key| queue.roster.get(key).clone())
         }))
@@ -49,7 +49,7 @@ impl Inspect for MemoryStorage {
 
     async fn queues(&self) -> Result<Vec<QueueName>, StorageError> {
         self.check_open()?;
-        let queues = MemoryStorage::queues(self).into_iter();
+        let queues = self.states().into_iter();
         Ok(queues.filter(|(_, queue)| lock(queue).exists).map(|(name, _)| name).collect())
     }
 

@@ -28,4 +28,7 @@ mod time;
 mod transfer;
 mod turn;
 
+#[cfg(test)]
+mod tests;
+
 pub use storage::{MemoryStorage, MemoryStorageBuilder};

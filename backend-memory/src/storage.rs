@@ -91,7 +91,7 @@ impl MemoryStorage {
         work: impl FnOnce(&mut QueueState, Timestamp) -> Result<(T, Hints), StorageError>,
     ) -> Result<T, StorageError> {
         self.check_open()?;
-        let queue = self.queue(name);
+        let queue = self.state_of(name);
         let mut state = lock(&queue);
         let (answer, hints) = work(&mut state, self.store.clock.now())?;
         drop(state);
@@ -100,7 +100,7 @@ impl MemoryStorage {
     }
 
     /// The state of a queue, which may not exist.
-    pub(crate) fn queue(&self, name: &QueueName) -> Arc<Mutex<QueueState>> {
+    pub(crate) fn state_of(&self, name: &QueueName) -> Arc<Mutex<QueueState>> {
         if let Some(queue) = self.store.queues.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             return queue.clone();
         }
@@ -108,7 +108,7 @@ impl MemoryStorage {
     }
 
     /// Every queue's state, in the order of names; those that don't exist among them.
-    pub(crate) fn queues(&self) -> Vec<(QueueName, Arc<Mutex<QueueState>>)> {
+    pub(crate) fn states(&self) -> Vec<(QueueName, Arc<Mutex<QueueState>>)> {
         let queues = self.store.queues.read().unwrap_or_else(PoisonError::into_inner);
         queues.iter().map(|(name, queue)| (name.clone(), queue.clone())).collect()
     }
