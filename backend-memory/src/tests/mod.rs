@@ -1,6 +1,8 @@
 //! Each rule of `docs/contract.md` as a claim about this backend, against a clock that moves only when told to. The
 //! shared conformance suite says the same about all backends; these tests are here to fail close to the code.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod acts;
 mod claims;
 mod ends;
