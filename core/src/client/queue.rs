@@ -101,11 +101,15 @@ impl QueueHandle {
         Ok(self.client.storage().set_paused(&self.name, false).await?)
     }
 
-    /// Does something to every job that matches, in steps, and answers for each. Jobs that come meanwhile may be missed.
+    /// Does something to every job that matches, in steps, and answers for each. Jobs that come meanwhile may be missed. A
+    /// filter that names no states means those that the act is for.
     ///
     /// # Errors
     /// [`ClientError::Storage`]; steps before it have taken effect. Every act can be repeated.
-    pub async fn act(&self, filter: JobFilter, act: Act) -> Result<Vec<(JobId, ActAnswer)>, ClientError> {
+    pub async fn act(&self, mut filter: JobFilter, act: Act) -> Result<Vec<(JobId, ActAnswer)>, ClientError> {
+        if filter.states.is_empty() {
+            filter.states = states_for(&act).to_vec();
+        }
         let mut answers = Vec::new();
         let mut after = None;
         loop {
@@ -149,8 +153,7 @@ impl QueueHandle {
     ///
     /// # Errors
     /// As [`act`](Self::act).
-    pub async fn promote(&self, mut filter: JobFilter) -> Result<Vec<(JobId, ActAnswer)>, ClientError> {
-        filter.states = vec![JobState::Delayed];
+    pub async fn promote(&self, filter: JobFilter) -> Result<Vec<(JobId, ActAnswer)>, ClientError> {
         self.act(filter, Act::Promote).await
     }
 
@@ -228,6 +231,18 @@ impl QueueHandle {
     /// [`ClientError::Storage`].
     pub async fn last_event(&self) -> Result<EventCursor, ClientError> {
         Ok(self.client.storage().last_event(&self.name).await?)
+    }
+}
+
+/// The states that an act is for. Without this, a walk that cancels would meet what it cancelled once more.
+fn states_for(act: &Act) -> &'static [JobState] {
+    use JobState::*;
+    match act {
+        Act::Cancel | Act::SetPriority(_) => &[Waiting, Delayed, Blocked, Active],
+        Act::Retry { .. } => &[Completed, Failed, Cancelled],
+        Act::Promote => &[Delayed],
+        Act::Reschedule(_) => &[Waiting, Delayed],
+        Act::Remove => &[Waiting, Delayed, Blocked, Completed, Failed, Cancelled],
     }
 }
 

@@ -162,49 +162,42 @@ pub(crate) fn delay(span: Duration) -> Start {
 macro_rules! setters {
     () => {
         /// Puts it in this queue instead of the one that the job's type names.
-        #[must_use]
         pub fn queue(mut self, name: impl AsRef<str>) -> Self {
             self.settings.set_queue(name.as_ref());
             self
         }
 
         /// Puts it in this lane of the queue.
-        #[must_use]
         pub fn lane(mut self, name: impl AsRef<str>) -> Self {
             self.settings.set_lane(name.as_ref());
             self
         }
 
         /// Starts it no sooner than this long after the storage took it.
-        #[must_use]
         pub fn delay(mut self, span: std::time::Duration) -> Self {
             self.settings.set_start($crate::client::settings::delay(span));
             self
         }
 
         /// Starts it no sooner than at this instant (a `SystemTime` or a [`Timestamp`](crate::Timestamp)).
-        #[must_use]
         pub fn run_at(mut self, at: impl Into<$crate::Timestamp>) -> Self {
             self.settings.set_start($crate::client::settings::instant(at));
             self
         }
 
         /// How soon it is served: lower runs sooner; 128 by default.
-        #[must_use]
         pub fn priority(mut self, priority: impl Into<$crate::Priority>) -> Self {
             self.settings.set_priority(priority.into());
             self
         }
 
         /// Puts it first, not last, among the jobs of its priority.
-        #[must_use]
         pub fn lifo(mut self) -> Self {
             self.settings.set_lifo();
             self
         }
 
         /// How many runs may fail before it is Failed; 1 or more.
-        #[must_use]
         pub fn max_attempts(mut self, attempts: u32) -> Self {
             self.settings.options.max_attempts = attempts;
             self
@@ -212,49 +205,42 @@ macro_rules! setters {
 
         /// How many times its process may die or hang under it before it is Failed; 1 or more. With 1 it always runs
         /// alone in its process, because losing one lease would fail it.
-        #[must_use]
         pub fn max_crashes(mut self, crashes: u32) -> Self {
             self.settings.options.max_crashes = crashes;
             self
         }
 
         /// How long to wait after a failed run.
-        #[must_use]
         pub fn backoff(mut self, backoff: $crate::policy::backoff::Backoff) -> Self {
             self.settings.options.backoff = backoff;
             self
         }
 
         /// How long one run may take; then it counts as failed.
-        #[must_use]
         pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
             self.settings.options.timeout = Some(timeout);
             self
         }
 
         /// Never starts it once it is older than this; it is Failed as expired instead.
-        #[must_use]
         pub fn expires_in(mut self, span: std::time::Duration) -> Self {
             self.settings.options.expires_in = Some(span);
             self
         }
 
         /// Inserts nothing if another job of the queue holds this key; `mode` says for how long this one holds it.
-        #[must_use]
         pub fn dedup(mut self, key: impl AsRef<str>, mode: $crate::policy::dedup::DedupMode) -> Self {
             self.settings.set_dedup(key.as_ref(), mode);
             self
         }
 
         /// Adds a label to find and filter it by.
-        #[must_use]
         pub fn tag(mut self, tag: impl AsRef<str>) -> Self {
             self.settings.add_tag(tag.as_ref());
             self
         }
 
         /// Adds labels to find and filter it by.
-        #[must_use]
         pub fn tags<T: AsRef<str>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
             for tag in tags {
                 self.settings.add_tag(tag.as_ref());
@@ -263,35 +249,30 @@ macro_rules! setters {
         }
 
         /// Ties it to the request that caused it; its follow-ups inherit this.
-        #[must_use]
         pub fn correlation_id(mut self, id: impl AsRef<str>) -> Self {
             self.settings.set_correlation_id(id.as_ref());
             self
         }
 
         /// The W3C `traceparent` of whoever enqueues it; its follow-ups inherit this.
-        #[must_use]
         pub fn trace_context(mut self, traceparent: impl Into<String>) -> Self {
             self.settings.options.trace_context = Some(traceparent.into());
             self
         }
 
         /// What becomes of its record once it has ended.
-        #[must_use]
         pub fn keep(mut self, keep: $crate::policy::retention::Keep) -> Self {
             self.settings.options.keep = keep;
             self
         }
 
         /// What becomes of its record once it has completed.
-        #[must_use]
         pub fn keep_completed(mut self, keep: $crate::policy::retention::KeepFor) -> Self {
             self.settings.options.keep.completed = keep;
             self
         }
 
         /// What becomes of its record once it has failed.
-        #[must_use]
         pub fn keep_failed(mut self, keep: $crate::policy::retention::KeepFor) -> Self {
             self.settings.options.keep.failed = keep;
             self

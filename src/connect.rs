@@ -1,0 +1,100 @@
+//! The one URL that says where jobs are kept. Changing it is all that it takes to move from tests to one machine.
+
+#[cfg(any(feature = "memory", feature = "sqlite"))]
+use std::sync::Arc;
+
+use ferroq_core::client::Client;
+use ferroq_core::storage::StorageError;
+
+/// A URL could not be connected to. Nothing was changed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The URL's scheme is not one that ferroq knows.
+    UnknownScheme {
+        /// The scheme, or the start of a URL that has none.
+        scheme: String,
+    },
+    /// The backend is known, but not built into this program.
+    NotBuiltIn {
+        /// The feature to enable.
+        feature: &'static str,
+    },
+    /// The storage could not be opened.
+    Storage(StorageError),
+}
+
+impl std::fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ConnectError::UnknownScheme { scheme } => write!(
+                f,
+                "{scheme:?} is not a URL that ferroq knows; give sqlite://path/to/app.db, or memory:// for tests"
+            ),
+            ConnectError::NotBuiltIn { feature } => {
+                write!(f, "this program was built without that backend; enable ferroq's `{feature}` feature")
+            }
+            ConnectError::Storage(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ConnectError::Storage(error) => std::error::Error::source(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<StorageError> for ConnectError {
+    fn from(error: StorageError) -> Self {
+        ConnectError::Storage(error)
+    }
+}
+
+/// Connects to the store that a URL names:
+///
+/// - `sqlite://app.db`: a SQLite file, made if it is missing; the app's own database file is fine. The parameters that it
+///   takes are those of `SqliteOptions::from_url`.
+/// - `memory://`: a new store in this process, gone with it.
+///
+/// # Errors
+/// [`ConnectError`] says what is wrong with the URL or the store, and what to do about it.
+pub async fn connect(url: &str) -> Result<Client, ConnectError> {
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        Some("memory") => memory(url).await,
+        Some("sqlite") => sqlite(url).await,
+        // A URL may hold a password, so no more than its scheme is repeated.
+        other => {
+            let scheme = other.map_or_else(|| url.chars().take(20).collect(), str::to_owned);
+            Err(ConnectError::UnknownScheme { scheme })
+        }
+    }
+}
+
+#[cfg(feature = "memory")]
+async fn memory(url: &str) -> Result<Client, ConnectError> {
+    if url != "memory://" && url != "memory:" {
+        let wrong = "a memory URL takes neither a path nor parameters: every memory:// is a new store";
+        return Err(StorageError::new(ferroq_core::storage::ErrorCode::Invalid, wrong).into());
+    }
+    Ok(Client::new(Arc::new(ferroq_memory::MemoryStorage::new())))
+}
+
+#[cfg(not(feature = "memory"))]
+async fn memory(_url: &str) -> Result<Client, ConnectError> {
+    Err(ConnectError::NotBuiltIn { feature: "memory" })
+}
+
+#[cfg(feature = "sqlite")]
+async fn sqlite(url: &str) -> Result<Client, ConnectError> {
+    let options = ferroq_sqlite::SqliteOptions::from_url(url)?;
+    Ok(Client::new(Arc::new(ferroq_sqlite::SqliteStorage::open(options).await?)))
+}
+
+#[cfg(not(feature = "sqlite"))]
+async fn sqlite(_url: &str) -> Result<Client, ConnectError> {
+    Err(ConnectError::NotBuiltIn { feature: "sqlite" })
+}
