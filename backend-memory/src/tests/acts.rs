@@ -193,5 +193,9 @@ async fn acts_on_a_queue_that_does_not_exist_find_nothing() {
     let b = Bench::new();
     assert_eq!(b.act(JobId::new(), Act::Remove).await, ActAnswer::NotFound);
     assert!(!b.store.set_paused(&b.q, false).await.unwrap());
-    assert_eq!(b.store.queues().await.unwrap(), [b.q.clone()], "but pausing is a setting, and makes it exist");
+    assert_eq!(
+        b.store.queues().await.unwrap(),
+        std::slice::from_ref(&b.q),
+        "but pausing is a setting, and makes it exist"
+    );
 }
