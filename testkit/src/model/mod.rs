@@ -163,8 +163,8 @@ impl Model {
             }
             Call::SetPaused { queue, paused } => Answer::SetPaused(self.set_paused(clock, queue, *paused)),
             Call::Watch { queue, id } => {
+                // Nothing else changes: not even the queue's time.
                 if let Some(queue) = self.queues.get_mut(queue) {
-                    queue.begin(clock);
                     queue.jobs.iter_mut().filter(|job| job.spec.id == *id).for_each(|job| job.waited_on = true);
                 }
                 Answer::Watch

@@ -369,13 +369,14 @@ impl Case {
                 if !settlements.is_empty() || claimed.more {
                     continue;
                 }
-                self.sweep(queue.clone(), 200).await?;
+                let swept = self.sweep(queue.clone(), 200).await?;
+                let lost_some = matches!(swept, Answer::Sweep(swept) if swept.stalled > 0);
                 let active = self.model.queue(&queue).is_some_and(|queue| queue.shortest_term().is_some());
                 match claimed.look_again {
                     // Step by step while others hold leases, so that these are lost and not extended.
                     _ if active => self.pass(secs(4u64)),
                     Some(wait) => self.pass(wait),
-                    None if claimed.solo_waiting => {}
+                    None if claimed.solo_waiting || lost_some => {}
                     None => break,
                 }
             }
