@@ -3,6 +3,7 @@
 //! that the kit catches what it should.
 
 pub mod conformance;
+pub mod faults;
 pub mod harness;
 pub mod invariants;
 pub mod model;
