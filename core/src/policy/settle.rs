@@ -61,14 +61,17 @@ pub fn settle(standing: Standing, outcome: &Outcome, now: Timestamp) -> Verdict 
         Outcome::Retry { .. } | Outcome::Abort { .. } => standing.attempts.saturating_add(1),
         _ => standing.attempts,
     };
-    let back = |made, due_at: Option<Timestamp>| Verdict {
-        made,
-        state: due_at.map_or(JobState::Waiting, |at| land(at, now)),
-        slot: line(standing.crashes, standing.max_crashes),
-        due_at,
-        attempts,
-        crashes: standing.crashes,
-        failure: None,
+    let back = |made, due_at: Option<Timestamp>| {
+        let state = due_at.map_or(JobState::Waiting, |at| land(at, now));
+        Verdict {
+            made,
+            state,
+            slot: slot(state, standing.crashes, standing.max_crashes),
+            due_at,
+            attempts,
+            crashes: standing.crashes,
+            failure: None,
+        }
     };
     let end = |made, state, failure| Verdict {
         made,
@@ -93,6 +96,11 @@ pub fn settle(standing: Standing, outcome: &Outcome, now: Timestamp) -> Verdict 
     }
 }
 
+/// Only Waiting jobs stand in a line of their own; in every other state the slot says nothing.
+fn slot(state: JobState, crashes: u32, max_crashes: u32) -> Slot {
+    if state == JobState::Waiting { line(crashes, max_crashes) } else { Slot::Lane }
+}
+
 /// Decides what becomes of a job whose lease ran out.
 pub fn crash(standing: Standing) -> Verdict {
     let crashes = standing.crashes.saturating_add(1);
@@ -103,7 +111,7 @@ pub fn crash(standing: Standing) -> Verdict {
     } else {
         (Move::Crash, JobState::Waiting, None)
     };
-    let slot = if state == JobState::Waiting { line(crashes, standing.max_crashes) } else { Slot::Lane };
+    let slot = slot(state, crashes, standing.max_crashes);
     Verdict { made, state, slot, due_at: None, attempts: standing.attempts, crashes, failure }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -19,6 +20,10 @@ pub(super) struct Maintain {
     pub(super) queues: Vec<QueueName>,
     /// The longest time between two sweeps.
     pub(super) interval: Duration,
+    /// Rung when jobs were claimed: from then on there are leases to look after.
+    pub(super) claimed: Arc<Notify>,
+    /// How long this worker's leases hold.
+    pub(super) term: Duration,
     pub(super) stop: CancellationToken,
 }
 
@@ -42,9 +47,16 @@ impl Maintain {
                     self.interval
                 }
             };
+            let sleep = tokio::time::sleep(pause);
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+                () = sleep => continue,
+                () = self.claimed.notified() => {}
+            }
+            // Not at once: claims come by the thousand, and their leases have just begun.
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(pause.min(self.term / 4)) => {}
             }
         }
     }
@@ -62,11 +74,18 @@ impl Maintain {
                     continue;
                 }
                 if let Some(next) = answer.next {
-                    pause = pause.min(next.max(Duration::from_millis(1)));
+                    pause = pause.min(approach(next));
                 }
                 break;
             }
         }
         Ok(pause)
     }
+}
+
+/// How long to sleep when something comes due in `next`: a quarter of the way. What comes due may be a lease, and a queue
+/// that nobody attended to for half a lease gets its leases extended; so leases must be looked at well before they end.
+fn approach(next: Duration) -> Duration {
+    const NEAR: Duration = Duration::from_millis(4);
+    if next <= NEAR { next.max(Duration::from_millis(1)) } else { next / 4 }
 }

@@ -88,6 +88,8 @@ pub(super) struct Turn<S> {
     /// Whether handlers were dropped, so that what is left will not end by itself.
     dropped: bool,
     look: Arc<Notify>,
+    /// Rung when jobs were claimed: for the heartbeat and for the sweeping.
+    claimed: [Arc<Notify>; 2],
     beating: Option<Beating>,
     maintaining: Option<tokio::task::JoinHandle<()>>,
     helpers_stop: CancellationToken,
@@ -127,21 +129,31 @@ impl<S: Send + Sync + 'static> Turn<S> {
             })
             .collect();
         let look = Arc::new(Notify::new());
+        let busy = Arc::new(Notify::new());
         let helpers_stop = CancellationToken::new();
         let heartbeat = Heartbeat {
             queues: lines.iter().map(|line| (line.name.clone(), line.registry.clone())).collect(),
             term: figures.term,
             look: look.clone(),
+            claimed: busy.clone(),
             stop: helpers_stop.clone(),
         };
         let beating = heartbeat.start(storage.clone()).await?;
         // Where nobody needs to poll, sweeping often would only keep a virtual clock from jumping far.
         let interval = if capabilities.reliable_signals {
-            figures.term.max(Duration::from_secs(60))
+            figures.term.max(Duration::from_secs(600))
         } else {
-            (figures.term / 2).clamp(Duration::from_millis(10), Duration::from_secs(5))
+            (figures.term / 4).clamp(Duration::from_millis(2), Duration::from_secs(5))
         };
-        let maintain = Maintain { storage: storage.clone(), queues, interval, stop: helpers_stop.clone() };
+        let claimed = Arc::new(Notify::new());
+        let maintain = Maintain {
+            storage: storage.clone(),
+            queues,
+            interval,
+            claimed: claimed.clone(),
+            term: figures.term,
+            stop: helpers_stop.clone(),
+        };
         let kinds: Arc<[JobKind]> = shared.handlers.keys().cloned().collect();
         Ok(Turn {
             client,
@@ -163,6 +175,7 @@ impl<S: Send + Sync + 'static> Turn<S> {
             drop_at: None,
             dropped: false,
             look,
+            claimed: [busy, claimed],
             beating: Some(beating),
             maintaining: Some(tokio::spawn(maintain.run())),
             helpers_stop,
@@ -452,6 +465,9 @@ impl<S: Send + Sync + 'static> Turn<S> {
             let task = handler.start(self.shared.clone(), run.clone(), place);
             self.running += 1;
             started.push((run, task));
+        }
+        if !started.is_empty() {
+            self.claimed.iter().for_each(|bell| bell.notify_one());
         }
         self.lines[place].registry.add(started);
     }
