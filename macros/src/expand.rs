@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, GenericParam, parse_quote};
@@ -66,18 +66,22 @@ fn implementation(input: &DeriveInput, settings: &Settings) -> TokenStream {
     let output = settings.output.as_ref().map_or_else(|| quote!(()), |output| quote!(#output));
     let options = options(settings, &from);
     let upcast = settings.upcast.as_ref().map(|path| {
-        // At the path's own place, so that a function of another type is pointed at and not the derive.
-        let call = quote_spanned!(path.span()=> #path(from, payload));
+        // A variable of the type wanted, at the path's own place: a function of another type is pointed at there, and
+        // its type is shown beside the one wanted.
+        let read = quote_spanned! {path.span()=>
+            let read: fn(u16, #from::Value) -> ::core::result::Result<Self, #from::UpcastError> = #path;
+        };
         quote! {
             fn upcast(
                 from: u16,
                 payload: #from::Value,
             ) -> ::core::result::Result<Self, #from::UpcastError> {
-                #call
+                #read
+                read(from, payload)
             }
         }
     });
-    quote_spanned! {Span::call_site()=>
+    quote! {
         #[automatically_derived]
         impl #from::Job for #ident {
             const NAME: &'static str = #name;

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use proc_macro2::Span;
 use syn::parse::Parse;
 use syn::{Lit, LitStr};
 
@@ -53,7 +52,10 @@ pub(crate) fn number(key: &str, value: &Value, min: u32, max: u32) -> syn::Resul
             Ok(number) if (min..=max).contains(&number) => Ok(number),
             _ => Err(refuse("")),
         },
-        Written::Lit(Lit::Str(_)) => Err(refuse(&format!(", without quotes: `{key} = 5`"))),
+        Written::Lit(Lit::Str(text)) => {
+            let example = text.value().parse::<u32>().unwrap_or(min.max(5));
+            Err(refuse(&format!(", without quotes: `{key} = {example}`")))
+        }
         _ => Err(refuse("")),
     }
 }
@@ -110,12 +112,19 @@ pub(crate) fn word<T: Copy>(key: &str, value: &Value, words: &[(&str, T)]) -> sy
 
 /// Rust code in quotes: a type or a path.
 pub(crate) fn code<T: Parse>(key: &str, value: &Value, what: &str, example: &str) -> syn::Result<T> {
+    if let Written::Other(code) = &value.lit
+        && !code.is_empty()
+    {
+        return Err(syn::Error::new(value.span, format!("`{key}` takes {what} in quotes: `{key} = \"{code}\"`")));
+    }
     let text = text(key, value, example)?;
-    text.parse().map_err(|_| refuse_code(key, text.span(), &text.value(), what, example))
-}
-
-fn refuse_code(key: &str, span: Span, found: &str, what: &str, example: &str) -> syn::Error {
-    syn::Error::new(span, format!("`{key}` takes {what} in quotes, and {found:?} is none: `{key} = \"{example}\"`"))
+    text.parse().map_err(|_| {
+        let found = text.value();
+        syn::Error::new(
+            text.span(),
+            format!("`{key}` takes {what} in quotes, and {found:?} is none: `{key} = \"{example}\"`"),
+        )
+    })
 }
 
 #[cfg(test)]
