@@ -70,6 +70,16 @@ impl Gate {
         self.changed.notify_waiters();
     }
 
+    /// Gives the whole gate back but for room for `jobs` ordinary runs.
+    pub(crate) fn share(&self, jobs: usize) {
+        {
+            let mut state = self.lock();
+            state.solo = false;
+            state.running += jobs;
+        }
+        self.changed.notify_waiters();
+    }
+
     /// Waits until it may be worth asking again. May return for nothing.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;

@@ -2,8 +2,10 @@
 //! does what time makes due. [`turn`] is the loop; read it first.
 
 mod builder;
+mod ending;
 pub(crate) mod gate;
 mod heartbeat;
+mod line;
 mod maintain;
 mod registry;
 mod run;

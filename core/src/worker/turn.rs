@@ -2,31 +2,28 @@
 //! for the next thing to happen. Settlements are grouped: a group goes out when half of the worker's room has ended,
 //! when nothing runs any more, or a millisecond after the first of it ended.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::WorkerReport;
 use super::builder::Figures;
+use super::ending::out_of_patience;
 use super::heartbeat::{Beating, Heartbeat};
+use super::line::{Line, hints};
 use super::maintain::Maintain;
-use super::registry::Registry;
 use super::run::{Ended, Shared};
-use super::shutdown::{LAST_WORDS, Phases};
+use super::shutdown::Phases;
 use crate::client::Client;
 use crate::context::{Run, StopReason};
 use crate::job::{JobKind, JobState, QueueName, WorkerId};
 use crate::storage::{
-    Claim, ClaimSpec, ExchangeRequest, Outcome, SettleAnswer, Settlement, SignalReceiver, Storage, StorageError,
+    Claim, ClaimSpec, ErrorCode, ExchangeRequest, Outcome, SettleAnswer, Settlement, Storage, StorageError,
 };
 
 /// How long the first settlement of a group waits for others.
@@ -39,21 +36,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How often a worker that should end when idle looks whether others still work.
 const IDLE_POLL: Duration = Duration::from_millis(10);
 
-/// One queue that the worker works on.
-struct Line {
-    name: QueueName,
-    registry: Arc<Registry>,
-    /// Ended runs, not settled yet.
-    done: Vec<Settlement>,
-    /// Asking may give work.
-    ready: bool,
-    /// When to ask again, should no hint come.
-    look_at: Option<Instant>,
-    /// A job waits that must run alone.
-    solo_waiting: bool,
-    hint: BoxFuture<'static, (SignalReceiver, bool, bool)>,
-}
-
 /// How the runs of a claim were let through the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entry {
@@ -63,30 +45,30 @@ enum Entry {
 
 /// The loop and all that it holds.
 pub(super) struct Turn<S> {
-    client: Client,
-    storage: Arc<dyn Storage>,
+    pub(super) client: Client,
+    pub(super) storage: Arc<dyn Storage>,
     shared: Arc<Shared<S>>,
-    ends: UnboundedReceiver<Ended>,
-    lines: Vec<Line>,
+    pub(super) ends: UnboundedReceiver<Ended>,
+    pub(super) lines: Vec<Line>,
     /// Which line is asked first, so that none is always last.
     next_line: usize,
     kinds: Arc<[JobKind]>,
     id: WorkerId,
     figures: Figures,
-    phases: Phases,
-    until_idle: bool,
-    running: usize,
+    pub(super) phases: Phases,
+    pub(super) until_idle: bool,
+    pub(super) running: usize,
     /// The job that runs now runs alone.
-    solo: bool,
+    pub(super) solo: bool,
     wants_solo: bool,
     /// When the oldest unsettled run ended.
-    first_done_at: Option<Instant>,
+    pub(super) first_done_at: Option<Instant>,
     /// Set while the storage fails: when to try again, and how long to wait after that.
-    down: Option<(Instant, Duration)>,
+    pub(super) down: Option<(Instant, Duration)>,
     /// Set once handlers were told to stop: when to drop them.
-    drop_at: Option<Instant>,
+    pub(super) drop_at: Option<Instant>,
     /// Whether handlers were dropped, so that what is left will not end by itself.
-    dropped: bool,
+    pub(super) dropped: bool,
     look: Arc<Notify>,
     /// Rung when jobs were claimed: for the heartbeat and for the sweeping.
     claimed: [Arc<Notify>; 2],
@@ -116,18 +98,7 @@ impl<S: Send + Sync + 'static> Turn<S> {
             concurrency = figures.concurrency,
             "worker starts"
         );
-        let lines: Vec<Line> = queues
-            .iter()
-            .map(|name| Line {
-                name: name.clone(),
-                registry: Arc::default(),
-                done: Vec::new(),
-                ready: true,
-                look_at: None,
-                solo_waiting: false,
-                hint: next_hint(storage.signals(name)),
-            })
-            .collect();
+        let lines: Vec<Line> = queues.iter().map(|name| Line::new(name, &storage)).collect();
         let look = Arc::new(Notify::new());
         let busy = Arc::new(Notify::new());
         let helpers_stop = CancellationToken::new();
@@ -212,7 +183,7 @@ impl<S: Send + Sync + 'static> Turn<S> {
     }
 
     /// Takes in the runs that have ended.
-    fn collect(&mut self) {
+    pub(super) fn collect(&mut self) {
         while let Ok(ended) = self.ends.try_recv() {
             self.take_in(ended);
         }
@@ -228,56 +199,6 @@ impl<S: Send + Sync + 'static> Turn<S> {
             self.client.gate().leave(1);
         }
         self.first_done_at.get_or_insert_with(Instant::now);
-    }
-
-    /// Does what the phase of the shutdown asks for.
-    fn follow_phases(&mut self) {
-        if self.phases.abort.is_cancelled() && !self.dropped {
-            self.stop_all();
-            self.drop_all();
-        } else if self.phases.stop.is_cancelled() && self.drop_at.is_none() {
-            self.stop_all();
-            self.drop_at = Some(Instant::now() + LAST_WORDS);
-        } else if self.drop_at.is_some_and(|at| Instant::now() >= at) && !self.dropped && self.running > 0 {
-            self.drop_all();
-        }
-    }
-
-    fn stop_all(&self) {
-        for line in &self.lines {
-            line.registry.stop_all(StopReason::Shutdown);
-        }
-    }
-
-    /// Drops the handlers that still run, and gives their jobs back. A handler that blocks its thread can't be dropped;
-    /// its lease is given back all the same, and the epoch keeps it from writing to the job.
-    fn drop_all(&mut self) {
-        self.dropped = true;
-        self.collect();
-        for line in &mut self.lines {
-            line.registry.abort_all();
-            let settled: Vec<_> = line.done.iter().map(|settlement| settlement.lease).collect();
-            for lease in line.registry.leases() {
-                if !settled.contains(&lease) {
-                    line.done.push(Settlement { lease, outcome: Outcome::Release, follow_ups: Vec::new() });
-                }
-            }
-        }
-        self.leave_gate();
-        self.first_done_at.get_or_insert_with(Instant::now);
-    }
-
-    fn leave_gate(&mut self) {
-        if self.solo {
-            self.client.gate().leave_solo();
-        } else {
-            self.client.gate().leave(self.running);
-        }
-        self.solo = false;
-        self.running = 0;
-        // What the dropped tasks still send is of no interest: their leases are being given back.
-        self.ends.close();
-        while self.ends.try_recv().is_ok() {}
     }
 
     /// The line to exchange with now, if any.
@@ -352,18 +273,21 @@ impl<S: Send + Sync + 'static> Turn<S> {
         });
         let queue = line.name.clone();
         let storage = &self.storage;
-        let answer = self
-            .client
-            .session()
-            .call(|call| {
-                storage.exchange(ExchangeRequest {
-                    call: Some(call),
-                    queue: queue.clone(),
-                    settlements: settlements.clone(),
-                    claim: claim.clone(),
-                })
+        let exchanged = self.client.session().call(|call| {
+            storage.exchange(ExchangeRequest {
+                call: Some(call),
+                queue: queue.clone(),
+                settlements: settlements.clone(),
+                claim: claim.clone(),
             })
-            .await;
+        });
+        let answer = tokio::select! {
+            answer = exchanged => answer,
+            () = out_of_patience(&self.phases) => {
+                let message = "the storage did not answer before the worker had to end";
+                Err(StorageError::new(ErrorCode::Unavailable, message).effect_unknown())
+            }
+        };
         match answer {
             Err(error) => {
                 self.lines[place].done = settlements;
@@ -413,12 +337,7 @@ impl<S: Send + Sync + 'static> Turn<S> {
                 if solo {
                     self.solo = true;
                 } else {
-                    gate.leave_solo();
-                    // Nobody else could enter meanwhile but after this line; a neighbour's run or two beside an
-                    // ordinary job is what the gate is for anyway.
-                    if used > 0 && !gate.enter(used) {
-                        debug!("ordinary jobs run while another worker waits to be alone");
-                    }
+                    gate.share(used);
                 }
             }
         }
@@ -489,41 +408,6 @@ impl<S: Send + Sync + 'static> Turn<S> {
         if self.down.take().is_some() {
             info!("the storage answers again");
         }
-    }
-
-    /// Whether the loop is over.
-    async fn is_finished(&mut self) -> bool {
-        if self.running > 0 {
-            return false;
-        }
-        let unsettled: usize = self.lines.iter().map(|line| line.done.len()).sum();
-        if self.phases.drain.is_cancelled() {
-            if unsettled > 0 && self.dropped && self.down.is_some() {
-                warn!(
-                    unsettled,
-                    "ended with outcomes that the storage did not take; the jobs run again when their leases run out"
-                );
-                return true;
-            }
-            return unsettled == 0;
-        }
-        if !self.until_idle || unsettled > 0 || self.lines.iter().any(|line| line.ready) || self.down.is_some() {
-            return false;
-        }
-        let queues: Vec<QueueName> = self.lines.iter().map(|line| line.name.clone()).collect();
-        for queue in queues {
-            match self.storage.counts(&queue).await {
-                Err(_) => return false,
-                Ok(counts) => {
-                    let shelved: u64 = counts.shelved.iter().map(|(_, jobs)| jobs).sum();
-                    let in_line = if counts.paused { 0 } else { counts.waiting.saturating_sub(shelved) };
-                    if in_line + counts.active > 0 {
-                        return false;
-                    }
-                }
-            }
-        }
-        true
     }
 
     /// Waits until something may have changed.
@@ -609,30 +493,4 @@ impl<S> Drop for Turn<S> {
 
 fn storage_never_misses(storage: &Arc<dyn Storage>) -> bool {
     storage.capabilities().reliable_signals
-}
-
-fn next_hint(mut receiver: SignalReceiver) -> BoxFuture<'static, (SignalReceiver, bool, bool)> {
-    Box::pin(async move {
-        let (work, control) = receiver.changed().await;
-        (receiver, work, control)
-    })
-}
-
-/// Waits for a hint on any line, and marks the line.
-async fn hints(lines: &mut [Line], look: &Notify) {
-    std::future::poll_fn(|context| {
-        let mut hinted = false;
-        for line in lines.iter_mut() {
-            let Poll::Ready((receiver, _work, control)) = Pin::new(&mut line.hint).poll(context) else { continue };
-            line.hint = next_hint(receiver);
-            line.ready = true;
-            if control && !line.registry.is_empty() {
-                // Somebody may have cancelled a job that runs here.
-                look.notify_one();
-            }
-            hinted = true;
-        }
-        if hinted { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
 }
