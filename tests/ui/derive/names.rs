@@ -15,12 +15,6 @@ struct ControlCharacter;
 struct Braces;
 
 #[derive(Serialize, Deserialize, Job)]
-#[job(
-    name = "129 bytes: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
-)]
-struct TooLong;
-
-#[derive(Serialize, Deserialize, Job)]
 #[job(name = WELCOME)]
 struct NotText;
 
