@@ -55,7 +55,8 @@ impl<J: Job> IntoFuture for Enqueue<J> {
         Box::pin(async move {
             let (client, spec) = self.into_spec()?;
             let answers = client.enqueue_specs(&spec.queue, std::slice::from_ref(&spec)).await?;
-            Ok(JobHandle::from_answer(client, &spec, answers.first().copied()))
+            let answer = answers.first().copied().unwrap_or(EnqueueAnswer::Inserted);
+            Ok(JobHandle::from_answer(client, &spec, answer))
         })
     }
 }
@@ -88,10 +89,8 @@ impl<J: Job> IntoFuture for EnqueueAll<J> {
             let specs: Vec<_> =
                 jobs.iter().map(|job| checked.spec(JobId::new(), job, bytes_max)).collect::<Result<_, _>>()?;
             let answers = client.enqueue_specs(&checked.queue, &specs).await?;
-            let handles = specs
-                .iter()
-                .zip(answers)
-                .map(|(spec, answer)| JobHandle::from_answer(client.clone(), spec, Some(answer)));
+            let handles =
+                specs.iter().zip(answers).map(|(spec, answer)| JobHandle::from_answer(client.clone(), spec, answer));
             Ok(handles.collect())
         })
     }

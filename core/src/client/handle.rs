@@ -48,8 +48,8 @@ pub enum WaitError {
 }
 
 impl<J> JobHandle<J> {
-    pub(crate) fn from_answer(client: Client, spec: &JobSpec, answer: Option<EnqueueAnswer>) -> Self {
-        let answer = answer.unwrap_or(EnqueueAnswer::Inserted);
+    /// The handle that an enqueue of `spec` answers; for storages with enqueue methods of their own.
+    pub fn from_answer(client: Client, spec: &JobSpec, answer: EnqueueAnswer) -> Self {
         let id = match answer {
             EnqueueAnswer::Duplicate(holder) => holder,
             EnqueueAnswer::Inserted => spec.id,
