@@ -1,0 +1,65 @@
+//! Storages with one mistake each, to prove the kit itself: every mutant must be caught by a conformance case or by the
+//! property tests, or the kit would not notice the same mistake in a backend. A mutant wraps any sound storage, so the
+//! proof can be repeated on each backend.
+
+mod bookkeeping;
+mod leases;
+mod operators;
+mod repeats;
+mod wrap;
+
+use std::fmt;
+use std::sync::Arc;
+
+use ferroq_core::storage::Storage;
+
+use wrap::mutate;
+
+/// A storage with one mistake.
+#[derive(Clone, Copy)]
+pub struct Mutant {
+    /// Its name, as a test can carry it.
+    pub name: &'static str,
+    /// The rule that it breaks.
+    pub breaks: &'static str,
+    /// Makes it out of a sound storage.
+    pub build: fn(Arc<dyn Storage>) -> Arc<dyn Storage>,
+}
+
+impl fmt::Debug for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.breaks)
+    }
+}
+
+/// The wrapper that carries the mistakes, without one: it must not be caught.
+pub fn sound() -> Mutant {
+    Mutant { name: "sound", breaks: "nothing", build: mutate::<wrap::Sound> }
+}
+
+/// Every mutant.
+pub fn all() -> Vec<Mutant> {
+    let mutant = |name, breaks, build| Mutant { name, breaks, build };
+    vec![
+        mutant("accepts_stale_leases", "a write under an old epoch changes nothing", mutate::<leases::StaleAccepted>),
+        mutant("claims_twice", "a job has one current lease", mutate::<leases::ClaimedTwice>),
+        mutant("repeats_epochs", "each claim raises the epoch", mutate::<leases::SameEpoch>),
+        mutant("keeps_dead_leases", "a lease that ran out is taken by a sweep", mutate::<leases::NeverStalled>),
+        mutant("runs_solo_jobs_in_company", "a job on its last crash runs alone", mutate::<leases::InCompany>),
+        mutant("forgets_calls", "a repeated call gets the same answer", mutate::<repeats::Forgetful>),
+        mutant("doubles_follow_ups", "a settlement is applied once", mutate::<repeats::FollowUpsDoubled>),
+        mutant("drops_follow_ups", "follow-ups come with their settlement", mutate::<repeats::FollowUpsDropped>),
+        mutant("loses_an_index_entry", "a Waiting job is in line", mutate::<bookkeeping::OutOfLine>),
+        mutant("never_frees_keys", "an end frees the dedup key", mutate::<bookkeeping::KeysKept>),
+        mutant("counts_drift", "counts equal records", mutate::<bookkeeping::Drifting>),
+        mutant("loses_events", "every change is in the event log", mutate::<bookkeeping::EventsLost>),
+        mutant("ignores_watches", "a waited-on record outlives its end", mutate::<bookkeeping::Unwatched>),
+        mutant("restores_old_epochs", "a restored job keeps its epoch", mutate::<bookkeeping::EpochsNotMoved>),
+        mutant("burns_attempts", "a release uses up no attempt", mutate::<operators::ReleaseFails>),
+        mutant("ignores_priority", "service is by (priority, seq)", mutate::<operators::NoPriority>),
+        mutant("ignores_cancel", "an Active job's worker is asked to cancel", mutate::<operators::CancelIgnored>),
+        mutant("claims_while_paused", "a paused queue hands out nothing", mutate::<operators::PauseIgnored>),
+        mutant("starts_expired_jobs", "an expired job is not started", mutate::<operators::NeverExpires>),
+        mutant("ignores_bytes", "a claim keeps to max_bytes", mutate::<operators::AnySize>),
+    ]
+}

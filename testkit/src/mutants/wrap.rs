@@ -1,0 +1,204 @@
+//! How a mutant is made: a [`Twist`] passes every call of the contract on to a sound storage, and overrides the ones
+//! that it gets wrong. So a mutant's code is only its mistake.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ferroq_core::Timestamp;
+use ferroq_core::event::EventCursor;
+use ferroq_core::job::{JobId, JobRecord, QueueName};
+use ferroq_core::storage::{
+    ActReport, ActRequest, Capabilities, Control, DumpPage, EnqueueAnswer, EnqueueRequest, EventLog, EventPage,
+    ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, ListCursor, ListRequest, Note, NoteAnswer,
+    ObliterateAnswer, Page, QueueConfig, QueueCounts, RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver,
+    Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
+};
+
+/// What every call answers.
+pub(super) type Answer<T> = Result<T, StorageError>;
+
+/// One mistake. Each method is a call on its way to the storage `to`; what is not overridden is passed on.
+#[async_trait]
+pub(super) trait Twist: Send + Sync + 'static {
+    async fn enqueue(&self, to: &dyn Storage, request: EnqueueRequest) -> Answer<Vec<EnqueueAnswer>> {
+        to.enqueue(request).await
+    }
+
+    async fn exchange(&self, to: &dyn Storage, request: ExchangeRequest) -> Answer<ExchangeAnswer> {
+        to.exchange(request).await
+    }
+
+    /// A lease that is renewed or annotated under.
+    async fn lease(&self, _to: &dyn Storage, _queue: &QueueName, lease: Lease) -> Answer<Lease> {
+        Ok(lease)
+    }
+
+    async fn before_sweep(&self, _to: &dyn Storage, _queue: &QueueName) -> Answer<()> {
+        Ok(())
+    }
+
+    async fn watch(&self, to: &dyn Storage, queue: &QueueName, id: JobId) -> Answer<JobWatch> {
+        to.watch(queue, id).await
+    }
+
+    async fn act(&self, to: &dyn Storage, request: ActRequest) -> Answer<ActReport> {
+        to.act(request).await
+    }
+
+    /// A record that somebody reads.
+    fn shown(&self, record: JobRecord) -> JobRecord {
+        record
+    }
+
+    fn counted(&self, _queue: &QueueName, counts: QueueCounts) -> QueueCounts {
+        counts
+    }
+
+    fn told(&self, page: EventPage) -> EventPage {
+        page
+    }
+
+    fn restored(&self, page: DumpPage) -> DumpPage {
+        page
+    }
+}
+
+/// No mistake.
+#[derive(Default)]
+pub(super) struct Sound;
+
+impl Twist for Sound {}
+
+/// A storage with a mistake.
+pub(super) struct Mutated<T> {
+    inner: Arc<dyn Storage>,
+    twist: Arc<T>,
+}
+
+/// A storage that makes this mistake.
+pub(super) fn mutate<T: Twist + Default>(inner: Arc<dyn Storage>) -> Arc<dyn Storage> {
+    Arc::new(Mutated { inner, twist: Arc::new(T::default()) })
+}
+
+#[async_trait]
+impl<T: Twist> Jobs for Mutated<T> {
+    async fn enqueue(&self, request: EnqueueRequest) -> Answer<Vec<EnqueueAnswer>> {
+        self.twist.enqueue(&*self.inner, request).await
+    }
+
+    async fn exchange(&self, request: ExchangeRequest) -> Answer<ExchangeAnswer> {
+        self.twist.exchange(&*self.inner, request).await
+    }
+
+    async fn renew(&self, mut request: RenewRequest) -> Answer<Vec<RenewAnswer>> {
+        for lease in &mut request.leases {
+            *lease = self.twist.lease(&*self.inner, &request.queue, *lease).await?;
+        }
+        self.inner.renew(request).await
+    }
+
+    async fn annotate(&self, queue: &QueueName, mut notes: Vec<(Lease, Note)>) -> Answer<Vec<NoteAnswer>> {
+        for (lease, _) in &mut notes {
+            *lease = self.twist.lease(&*self.inner, queue, *lease).await?;
+        }
+        self.inner.annotate(queue, notes).await
+    }
+
+    async fn sweep(&self, request: SweepRequest) -> Answer<SweepAnswer> {
+        self.twist.before_sweep(&*self.inner, &request.queue).await?;
+        self.inner.sweep(request).await
+    }
+
+    fn signals(&self, queue: &QueueName) -> SignalReceiver {
+        self.inner.signals(queue)
+    }
+
+    async fn watch(&self, queue: &QueueName, id: JobId) -> Answer<JobWatch> {
+        self.twist.watch(&*self.inner, queue, id).await
+    }
+}
+
+#[async_trait]
+impl<T: Twist> Inspect for Mutated<T> {
+    async fn job(&self, queue: Option<&QueueName>, id: JobId) -> Answer<Option<JobRecord>> {
+        Ok(self.inner.job(queue, id).await?.map(|record| self.twist.shown(record)))
+    }
+
+    async fn list(&self, request: ListRequest) -> Answer<Page> {
+        let page = self.inner.list(request).await?;
+        Ok(Page { jobs: page.jobs.into_iter().map(|record| self.twist.shown(record)).collect(), ..page })
+    }
+
+    async fn counts(&self, queue: &QueueName) -> Answer<QueueCounts> {
+        Ok(self.twist.counted(queue, self.inner.counts(queue).await?))
+    }
+
+    async fn queues(&self) -> Answer<Vec<QueueName>> {
+        self.inner.queues().await
+    }
+
+    async fn now(&self, queue: &QueueName) -> Answer<Timestamp> {
+        self.inner.now(queue).await
+    }
+}
+
+#[async_trait]
+impl<T: Twist> Control for Mutated<T> {
+    async fn act(&self, request: ActRequest) -> Answer<ActReport> {
+        self.twist.act(&*self.inner, request).await
+    }
+
+    async fn config(&self, queue: &QueueName) -> Answer<QueueConfig> {
+        self.inner.config(queue).await
+    }
+
+    async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Answer<()> {
+        self.inner.configure(queue, config).await
+    }
+
+    async fn set_paused(&self, queue: &QueueName, paused: bool) -> Answer<bool> {
+        self.inner.set_paused(queue, paused).await
+    }
+
+    async fn obliterate(&self, queue: &QueueName, force: bool, max_items: usize) -> Answer<ObliterateAnswer> {
+        self.inner.obliterate(queue, force, max_items).await
+    }
+}
+
+#[async_trait]
+impl<T: Twist> EventLog for Mutated<T> {
+    async fn events(&self, queue: &QueueName, after: EventCursor, max_entries: usize) -> Answer<EventPage> {
+        Ok(self.twist.told(self.inner.events(queue, after, max_entries).await?))
+    }
+
+    async fn last_event(&self, queue: &QueueName) -> Answer<EventCursor> {
+        self.inner.last_event(queue).await
+    }
+}
+
+#[async_trait]
+impl<T: Twist> Transfer for Mutated<T> {
+    async fn dump(&self, queue: &QueueName, after: Option<ListCursor>, max_items: usize) -> Answer<DumpPage> {
+        let page = self.inner.dump(queue, after, max_items).await?;
+        Ok(DumpPage { jobs: page.jobs.into_iter().map(|record| self.twist.shown(record)).collect(), ..page })
+    }
+
+    async fn restore(&self, queue: &QueueName, page: DumpPage) -> Answer<RestoreAnswer> {
+        self.inner.restore(queue, self.twist.restored(page)).await
+    }
+}
+
+#[async_trait]
+impl<T: Twist> Storage for Mutated<T> {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn second_handle(&self) -> Answer<Arc<dyn Storage>> {
+        Ok(Arc::new(Mutated { inner: self.inner.second_handle().await?, twist: self.twist.clone() }))
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
