@@ -5,6 +5,7 @@
 pub mod conformance;
 pub mod faults;
 pub mod harness;
+pub mod history;
 pub mod invariants;
 pub mod model;
 pub mod property;
