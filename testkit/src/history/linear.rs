@@ -189,7 +189,8 @@ impl Search<'_> {
         let last_made = (0..calls.len()).filter(|place| !open(place)).map(|place| calls[place].made).max().unwrap_or(0);
         for place in (0..calls.len()).filter(open).collect::<Vec<_>>() {
             let call = &calls[place];
-            let part_before = (0..calls.len()).filter(open).any(|p| calls[p].made == call.made && calls[p].part < call.part);
+            let part_before =
+                (0..calls.len()).filter(open).any(|p| calls[p].made == call.made && calls[p].part < call.part);
             if call.made > first_answer || part_before {
                 continue;
             }

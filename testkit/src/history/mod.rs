@@ -109,8 +109,7 @@ pub fn run(builder: &dyn StorageBuilder, config: &Config) -> Result<Report, Box<
         for number in 0..config.rounds {
             let seed = config.seed.wrapping_add(u64::from(number));
             round(builder, config, seed, &mut report).map_err(|what| {
-                let replay =
-                    format!("FERROQ_SEED={seed} FERROQ_CASES=1 {} {}", config.command, config.name);
+                let replay = format!("FERROQ_SEED={seed} FERROQ_CASES=1 {} {}", config.command, config.name);
                 Box::new(Failure { name: config.name.clone(), seed, what, replay })
             })?;
         }

@@ -35,7 +35,10 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
                             };
                             if wrong {
                                 let run = format!("run with {} of {max} attempts used up", claim.attempts);
-                                let what = format!("{} is {state} after a {run} ended in {:?}", claim.lease.id, settlement.outcome);
+                                let what = format!(
+                                    "{} is {state} after a {run} ended in {:?}",
+                                    claim.lease.id, settlement.outcome
+                                );
                                 return Err((step, what));
                             }
                         }
@@ -54,7 +57,10 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
                     if !kept {
                         let used = format!("{} of {} attempts", job.attempts, options.max_attempts);
                         let lost = format!("{} of {} crashes in {} runs", job.crashes, options.max_crashes, job.runs);
-                        return Err((step, format!("{} ({}, {:?}) used {used}, {lost}", job.id(), job.state, job.failure)));
+                        return Err((
+                            step,
+                            format!("{} ({}, {:?}) used {used}, {lost}", job.id(), job.state, job.failure),
+                        ));
                     }
                 }
             }

@@ -20,7 +20,8 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
             for job in queue.jobs.iter().filter(|job| job.state == JobState::Waiting && job.slot == Slot::Shelf) {
                 *rows.entry(job.spec.kind.clone()).or_insert(0u64) += 1;
             }
-            let counted: BTreeMap<_, _> = queue.counts.shelved.iter().cloned().filter(|(_, count)| *count > 0).collect();
+            let counted: BTreeMap<_, _> =
+                queue.counts.shelved.iter().cloned().filter(|(_, count)| *count > 0).collect();
             if rows != counted {
                 return Err((step, format!("queue {name:?} counts {counted:?} as shelved and has {rows:?}")));
             }

@@ -23,8 +23,7 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
                 }
             }
             for (state, listed) in &queue.lists {
-                let dumped: Vec<_> =
-                    queue.jobs.iter().filter(|job| job.state == *state).map(JobRecord::id).collect();
+                let dumped: Vec<_> = queue.jobs.iter().filter(|job| job.state == *state).map(JobRecord::id).collect();
                 if *listed != dumped {
                     let what = format!("queue {name:?} lists {listed:?} as {state}, and its dump has {dumped:?}");
                     return Err((step, what));

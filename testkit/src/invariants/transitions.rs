@@ -49,7 +49,8 @@ fn moves_of(call: &Call) -> Vec<Move> {
         Call::Exchange(request) => {
             let mut moves = Vec::new();
             if !request.settlements.is_empty() {
-                let ends = [Move::Complete, Move::Retry, Move::Snooze, Move::Release, Move::Fail, Move::Cancel, Move::Due];
+                let ends =
+                    [Move::Complete, Move::Retry, Move::Snooze, Move::Release, Move::Fail, Move::Cancel, Move::Due];
                 moves.extend(ends);
             }
             if request.claim.is_some() {

@@ -82,5 +82,9 @@ pub fn record_differences(expected: &JobRecord, seen: &JobRecord) -> Vec<String>
 
 /// One line that shows both values, if they differ.
 pub(super) fn debug_differences<T: Debug + PartialEq>(what: &str, expected: &T, seen: &T) -> Vec<String> {
-    if expected == seen { Vec::new() } else { vec![format!("{what}: expected {expected:?}\n    {what}: seen     {seen:?}")] }
+    if expected == seen {
+        Vec::new()
+    } else {
+        vec![format!("{what}: expected {expected:?}\n    {what}: seen     {seen:?}")]
+    }
 }

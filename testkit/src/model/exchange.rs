@@ -111,12 +111,7 @@ impl Model {
         answers
     }
 
-    pub(super) fn annotate(
-        &mut self,
-        clock: Timestamp,
-        name: &QueueName,
-        notes: &[(Lease, Note)],
-    ) -> Vec<NoteAnswer> {
+    pub(super) fn annotate(&mut self, clock: Timestamp, name: &QueueName, notes: &[(Lease, Note)]) -> Vec<NoteAnswer> {
         let Some(queue) = self.queues.get_mut(name) else { return notes.iter().map(|_| NoteAnswer::Gone).collect() };
         queue.begin(clock);
         let now = queue.now;
@@ -178,7 +173,8 @@ impl QueueModel {
                 }
             }
         }
-        let waiting = |slot: Slot| self.jobs.iter().filter(move |job| job.state == JobState::Waiting && job.slot == slot);
+        let waiting =
+            |slot: Slot| self.jobs.iter().filter(move |job| job.state == JobState::Waiting && job.slot == slot);
         let earliest = self.jobs.iter().filter(|job| job.state == JobState::Delayed).map(|job| job.due_at).min();
         ClaimAnswer {
             claims,

@@ -176,12 +176,7 @@ impl Model {
     }
 
     /// Inserts jobs on their queue; each queue has its own time, so follow-ups on another queue come through here too.
-    fn enqueue(
-        &mut self,
-        clock: Timestamp,
-        queue: &QueueName,
-        jobs: &[std::sync::Arc<JobSpec>],
-    ) -> Vec<EnqueueAnswer> {
+    fn enqueue(&mut self, clock: Timestamp, queue: &QueueName, jobs: &[std::sync::Arc<JobSpec>]) -> Vec<EnqueueAnswer> {
         if jobs.is_empty() {
             return Vec::new();
         }

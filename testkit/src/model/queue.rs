@@ -59,7 +59,11 @@ impl QueueModel {
 
     /// What storage time would be, with the clock at this reading.
     pub fn time_at(&self, clock: Timestamp) -> Timestamp {
-        if !self.begun || (clock < self.now && self.now.since(clock) >= STEP_BACK_MIN) { clock } else { clock.max(self.now) }
+        if !self.begun || (clock < self.now && self.now.since(clock) >= STEP_BACK_MIN) {
+            clock
+        } else {
+            clock.max(self.now)
+        }
     }
 
     /// Begins a call that writes: storage time goes on, or back if the clock stepped.

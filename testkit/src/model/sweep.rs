@@ -37,9 +37,8 @@ impl Model {
 
 impl QueueModel {
     fn lost_leases(&self) -> Vec<JobId> {
-        let over = |job: &&JobRecord| {
-            job.state == JobState::Active && job.lease_until.is_some_and(|until| until <= self.now)
-        };
+        let over =
+            |job: &&JobRecord| job.state == JobState::Active && job.lease_until.is_some_and(|until| until <= self.now);
         let mut lost: Vec<&JobRecord> = self.jobs.iter().filter(over).collect();
         lost.sort_by_key(|job| (job.lease_until, job.seq));
         lost.iter().map(|job| job.spec.id).collect()

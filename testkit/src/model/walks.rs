@@ -48,7 +48,10 @@ impl Model {
         if differences.is_empty() {
             return Ok(());
         }
-        Err(Refusal { what: format!("the walk over queue {queue:?} (states {states:?}, after {after:?})"), differences })
+        Err(Refusal {
+            what: format!("the walk over queue {queue:?} (states {states:?}, after {after:?})"),
+            differences,
+        })
     }
 }
 

@@ -65,11 +65,12 @@ impl Case {
         self.check_invariants()
     }
 
-    /// Closes the stores.
-    pub(super) async fn close(self) {
+    /// Closes the stores, and hands out what was done and answered.
+    pub(super) async fn close(self) -> History {
         for side in &self.sides {
             side.fixture.storage.close().await;
         }
+        self.world.history
     }
 
     fn check_invariants(&self) -> Outcomes {
@@ -384,11 +385,6 @@ impl Case {
         self.world.history.steps.push(Step::Drained);
         Ok(())
     }
-
-    /// What was done and answered.
-    pub(super) fn history(&self) -> &History {
-        &self.world.history
-    }
 }
 
 fn compare_sides(a: &str, first: &Snapshot, b: &str, second: &Snapshot) -> Outcomes {
@@ -409,7 +405,11 @@ fn compare_sides(a: &str, first: &Snapshot, b: &str, second: &Snapshot) -> Outco
 
 fn note(draft: &NoteDraft) -> Note {
     Note {
-        progress: draft.progress.map(|done| ferroq_core::job::Progress { done: u64::from(done), total: 100, note: None }),
+        progress: draft.progress.map(|done| ferroq_core::job::Progress {
+            done: u64::from(done),
+            total: 100,
+            note: None,
+        }),
         log: (0..draft.lines).map(|line| format!("line {line}")).collect(),
         checkpoint: draft.checkpoint.map(|bytes| ferroq_core::Payload::json(vec![b'7'; usize::from(bytes)])),
     }

@@ -27,12 +27,12 @@ mod runner;
 mod tests;
 mod world;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-pub use op::{
-    ActDraft, ClaimDraft, JobDraft, LeasePick, NoteDraft, Op, OutcomeDraft, Pass, SettleDraft,
-};
+use ferroq_core::event::EventKind;
+pub use op::{ActDraft, ClaimDraft, JobDraft, LeasePick, NoteDraft, Op, OutcomeDraft, Pass, SettleDraft};
 pub use runner::{find_counterexample, run, run_side_by_side};
 
 /// How a property is run.
@@ -88,7 +88,7 @@ impl Config {
 }
 
 /// What was run, where nothing failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Cases.
     pub cases: u32,
@@ -98,6 +98,8 @@ pub struct Report {
     pub calls: u64,
     /// Of these, repeats under the same call id.
     pub repeats: u64,
+    /// What the cases reached: how often each kind of event was in a queue's log at a case's end.
+    pub reached: BTreeMap<EventKind, u64>,
 }
 
 /// A sequence of operations after which a backend is not as it should be.

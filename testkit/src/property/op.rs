@@ -270,9 +270,21 @@ fn job() -> impl Strategy<Value = JobDraft> {
         ],
         option::weighted(0.3, 0u8..2),
     );
-    (what, how).prop_map(|((kind, priority, lifo, delay, dedup, bytes), (max_attempts, max_crashes, expires_in, keep, tag))| {
-        JobDraft { kind, priority, lifo, delay, dedup, max_attempts, max_crashes, expires_in, keep, bytes, tag }
-    })
+    (what, how).prop_map(
+        |((kind, priority, lifo, delay, dedup, bytes), (max_attempts, max_crashes, expires_in, keep, tag))| JobDraft {
+            kind,
+            priority,
+            lifo,
+            delay,
+            dedup,
+            max_attempts,
+            max_crashes,
+            expires_in,
+            keep,
+            bytes,
+            tag,
+        },
+    )
 }
 
 fn lease(stale: bool) -> impl Strategy<Value = LeasePick> {
@@ -292,8 +304,11 @@ fn outcome() -> impl Strategy<Value = OutcomeDraft> {
 
 fn settlements(stale: bool) -> impl Strategy<Value = Vec<SettleDraft>> {
     let follow_ups = prop_oneof![4 => Just(Vec::new()).boxed(), 1 => vec((any::<bool>(), job()), 1..3).boxed()];
-    let one = (lease(stale), outcome(), follow_ups)
-        .prop_map(|(lease, outcome, follow_ups)| SettleDraft { lease, outcome, follow_ups });
+    let one = (lease(stale), outcome(), follow_ups).prop_map(|(lease, outcome, follow_ups)| SettleDraft {
+        lease,
+        outcome,
+        follow_ups,
+    });
     vec(one, 1..4)
 }
 
@@ -364,8 +379,10 @@ fn filtered() -> impl Strategy<Value = Op> {
 
 /// One operation. Repeats and acts under stale leases together have about a third of the weight.
 pub(super) fn op() -> impl Strategy<Value = Op> {
-    let renew = |stale| (vec(lease(stale), 1..4), prop_oneof![Just(10u8), Just(30u8)])
-        .prop_map(|(leases, term)| Op::Renew { leases, term });
+    let renew = |stale| {
+        (vec(lease(stale), 1..4), prop_oneof![Just(10u8), Just(30u8)])
+            .prop_map(|(leases, term)| Op::Renew { leases, term })
+    };
     let annotate = |stale| vec((lease(stale), note()), 1..3).prop_map(|notes| Op::Annotate { notes });
     let exchange = |stale, claims: f64| {
         (queue(), settlements(stale), option::weighted(claims, claim()))

@@ -37,7 +37,10 @@ pub(super) fn load(directory: &Path) -> io::Result<Vec<(PathBuf, Stored)>> {
     let mut all = Vec::new();
     for path in paths {
         let stored = serde_json::from_slice(&fs::read(&path)?).map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{} is no stored counterexample: {error}", path.display()))
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{} is no stored counterexample: {error}", path.display()),
+            )
         })?;
         all.push((path, stored));
     }

@@ -15,7 +15,7 @@ use super::op::op;
 use super::regressions::{self, Stored};
 use super::{Config, Counterexample, Op, Report};
 use crate::harness::StorageBuilder;
-use crate::invariants::Step;
+use crate::invariants::{History, Step};
 
 /// How long a failing case is shrunk at most; what is smallest by then is shown.
 const SHRINK_MAX: Duration = Duration::from_secs(30);
@@ -108,25 +108,30 @@ impl Runner<'_> {
                 }
                 let mut case = match Case::new(sides) {
                     Ok(case) => case,
-                    Err(failure) => return (Err(Failed { failure, steps: Vec::new() }), 0, 0),
+                    Err(failure) => return (Err(Failed { failure, steps: Vec::new() }), History::default()),
                 };
                 // The steps up to a panic are worth as much as those up to a difference.
                 let ran = futures::FutureExt::catch_unwind(AssertUnwindSafe(case.run(ops))).await;
                 let ran = ran.unwrap_or_else(|panic| Err(format!("the backend panicked: {}", text_of(&*panic))));
                 let ran = ran.map_err(|failure| Failed { failure, steps: std::mem::take(&mut case.told) });
-                let calls = case.history().steps.iter().filter(|step| matches!(step, Step::Call { .. })).count();
-                let repeats =
-                    case.history().steps.iter().filter(|step| matches!(step, Step::Call { repeat: true, .. })).count();
-                case.close().await;
-                (ran, calls as u64, repeats as u64)
+                (ran, case.close().await)
             })
         }));
-        let (result, calls, repeats) = ran.unwrap_or_else(|panic| {
+        let (result, history) = ran.unwrap_or_else(|panic| {
             let failure = format!("the backend panicked: {}", text_of(&*panic));
-            (Err(Failed { failure, steps: Vec::new() }), 0, 0)
+            (Err(Failed { failure, steps: Vec::new() }), History::default())
         });
-        self.report.calls += calls;
-        self.report.repeats += repeats;
+        for step in &history.steps {
+            if let Step::Call { repeat, .. } = step {
+                self.report.calls += 1;
+                self.report.repeats += u64::from(*repeat);
+            }
+        }
+        if let Some(Step::Seen(snapshot)) = history.steps.last() {
+            for (kind, _) in snapshot.queues.values().flat_map(|queue| &queue.events) {
+                *self.report.reached.entry(*kind).or_default() += 1;
+            }
+        }
         result
     }
 
@@ -189,7 +194,7 @@ impl Runner<'_> {
     }
 }
 
-fn rng(seed: u64) -> TestRng {
+pub(super) fn rng(seed: u64) -> TestRng {
     let mut bytes = [0u8; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
