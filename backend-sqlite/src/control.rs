@@ -1,0 +1,244 @@
+//! The operator's acts, on jobs one by one or by filter, and on queues as a whole, as work on a unit.
+
+use ferroq_core::event::EventKind;
+use ferroq_core::job::{JobId, JobState, QueueName, Slot};
+use ferroq_core::policy::dedup::{DedupMode, Exit, Holder};
+use ferroq_core::policy::enqueue::{expiry, line, place};
+use ferroq_core::storage::{
+    Act, ActAnswer, ActReport, ActRequest, ObliterateAnswer, QueueConfig, Selection, StorageError,
+};
+
+use crate::error::invalid;
+use crate::row::{Row, key_range};
+use crate::script::Value;
+use crate::unit::Unit;
+
+const FREE_KEYS: &str = "DELETE FROM ferroq_dedup WHERE queue=?";
+const FORGET_EVENTS: &str = "DELETE FROM ferroq_events WHERE key BETWEEN ? AND ?";
+const FORGET_QUEUE: &str = "DELETE FROM ferroq_queues WHERE number=?";
+
+/// Refuses requests that make no sense.
+pub(crate) fn check(request: &ActRequest) -> Result<(), StorageError> {
+    match &request.on {
+        Selection::Filter { max_items: 0, .. } => Err(invalid("a filter looks at 0 items; look at at least 1")),
+        _ => Ok(()),
+    }
+}
+
+impl Unit<'_> {
+    /// Does something with some jobs.
+    pub(crate) async fn act(&mut self, request: &ActRequest) -> Result<ActReport, StorageError> {
+        let Some(at) = self.queue(&request.queue).await? else {
+            let answers = match &request.on {
+                Selection::Ids(ids) => ids.iter().map(|id| (*id, ActAnswer::NotFound)).collect(),
+                Selection::Filter { .. } => Vec::new(),
+            };
+            return Ok(ActReport { answers, next: None });
+        };
+        let mut report = ActReport::default();
+        match &request.on {
+            Selection::Ids(ids) => {
+                for id in ids {
+                    // One by one, because an act on one may free or take the dedup key of the next.
+                    let answer = match self.by_ids(at, [id]).await?.remove(id) {
+                        Some(row) => self.act_on(at, row, &request.act).await?,
+                        None => ActAnswer::NotFound,
+                    };
+                    report.answers.push((*id, answer));
+                }
+            }
+            Selection::Filter { filter, after, max_items } => {
+                let number = self.queues[at].number;
+                let (rows, next) = self.walk(number, filter, *after, *max_items).await?;
+                report.next = next;
+                let (now, name) = (self.queues[at].now, self.queues[at].name.clone());
+                for row in rows {
+                    let kind = self.kind_name(row.kind).await?;
+                    if row.record(&name, kind.as_ref()).is_none_or(|record| !filter.matches(&record, now)) {
+                        continue;
+                    }
+                    let id: JobId = row.id;
+                    let answer = self.act_on(at, row, &request.act).await?;
+                    report.answers.push((id, answer));
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    async fn act_on(&mut self, at: usize, mut row: Row, act: &Act) -> Result<ActAnswer, StorageError> {
+        let state = row.state();
+        let now = self.queues[at].now;
+        let in_line = matches!(state, JobState::Waiting | JobState::Delayed);
+        Ok(match act {
+            Act::Cancel => match state {
+                JobState::Cancelled => ActAnswer::Unchanged(state),
+                JobState::Completed | JobState::Failed => ActAnswer::Refused(state),
+                JobState::Active => {
+                    if !row.cancel_requested() {
+                        row.set_cancel_requested(true);
+                        self.queues[at].event(EventKind::CancelRequested, row.id);
+                        self.queues[at].hint_control = true;
+                        self.save_in_place(at, row);
+                    }
+                    ActAnswer::Requested
+                }
+                _ => {
+                    self.queues[at].leave(&row);
+                    self.queues[at].event(EventKind::Cancelled, row.id);
+                    self.end(at, row, JobState::Cancelled, None);
+                    ActAnswer::Done(JobState::Cancelled)
+                }
+            },
+            Act::Retry { reset } => match state {
+                JobState::Blocked => ActAnswer::Refused(state),
+                _ if !state.is_terminal() => ActAnswer::Unchanged(state),
+                _ => self.retry(at, row, *reset).await?,
+            },
+            Act::Promote => match state {
+                JobState::Waiting => ActAnswer::Unchanged(state),
+                JobState::Delayed => {
+                    self.queues[at].leave(&row);
+                    row.due_at = now;
+                    row.wait(line(row.crashes, row.options().max_crashes));
+                    self.queues[at].event(EventKind::Promoted, row.id);
+                    self.save(at, row);
+                    ActAnswer::Done(JobState::Waiting)
+                }
+                _ => ActAnswer::Refused(state),
+            },
+            Act::Reschedule(_) if !in_line => ActAnswer::Refused(state),
+            Act::Reschedule(start) => {
+                self.queues[at].leave(&row);
+                let (state, due_at) = place(*start, now);
+                row.due_at = due_at;
+                match state {
+                    JobState::Waiting => row.wait(line(row.crashes, row.options().max_crashes)),
+                    _ => row.stand(state, Slot::Lane, due_at.as_micros()),
+                }
+                self.queues[at].event(EventKind::Rescheduled, row.id);
+                self.save(at, row);
+                ActAnswer::Done(state)
+            }
+            Act::SetPriority(_) if state.is_terminal() => ActAnswer::Refused(state),
+            Act::SetPriority(priority) => {
+                if row.priority == i64::from(priority.0) {
+                    return Ok(ActAnswer::Unchanged(state));
+                }
+                row.priority = priority.0.into();
+                if state == JobState::Waiting {
+                    row.wait(row.slot());
+                }
+                self.queues[at].event(EventKind::Rescheduled, row.id);
+                self.save_in_place(at, row);
+                ActAnswer::Done(state)
+            }
+            Act::Remove if state == JobState::Active => ActAnswer::Refused(state),
+            Act::Remove => {
+                self.queues[at].leave(&row);
+                self.free_key(&row, &[if state.is_terminal() { Exit::RemovedEnded } else { Exit::RemovedLive }]);
+                self.queues[at].event(EventKind::Removed, row.id);
+                self.queues[at].ended.push(row.id);
+                self.remove(row.key);
+                ActAnswer::Done(state)
+            }
+            _ => return Err(invalid("this version of the SQLite backend does not know this act")),
+        })
+    }
+
+    async fn retry(&mut self, at: usize, mut row: Row, reset: bool) -> Result<ActAnswer, StorageError> {
+        let (now, number) = (self.queues[at].now, self.queues[at].number);
+        if let Some(dedup) = row.dedup() {
+            let holder = self.holder(number, dedup.key.as_str()).await?;
+            match holder.filter(|holder| holder.holds(now)) {
+                Some(holder) if holder.id != row.id => return Ok(ActAnswer::DedupHeld(holder.id)),
+                _ => {}
+            }
+            if !matches!(dedup.mode, DedupMode::For(_)) {
+                self.take_key(number, dedup.key.as_str(), Holder::take(row.id, dedup.mode, now));
+            }
+        }
+        self.queues[at].leave(&row);
+        let options = row.options();
+        if row.notes.is_some() {
+            row.change_notes(|notes| notes.result = None);
+        }
+        if reset {
+            row.attempts = 0;
+            row.crashes = 0;
+        }
+        row.finished_at = None;
+        row.set_failure(None);
+        row.set_cancel_requested(false);
+        row.due_at = now;
+        row.expires_at = expiry(options.expires_in, now);
+        row.wait(line(row.crashes, options.max_crashes));
+        self.queues[at].event(EventKind::Retried, row.id);
+        self.save(at, row);
+        Ok(ActAnswer::Done(JobState::Waiting))
+    }
+
+    /// Stores settings.
+    pub(crate) async fn configure(&mut self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError> {
+        let at = self.queue_or_new(queue).await?;
+        let queue = &mut self.queues[at];
+        if config.paused != queue.config.paused {
+            queue.queue_event(if config.paused { EventKind::Paused } else { EventKind::Resumed });
+        }
+        queue.config = config;
+        queue.dirty = true;
+        queue.hint_control = true;
+        Ok(())
+    }
+
+    /// Pauses or resumes, and says whether that changed anything.
+    pub(crate) async fn set_paused(&mut self, queue: &QueueName, paused: bool) -> Result<bool, StorageError> {
+        let at = self.queue_or_new(queue).await?;
+        let queue = &mut self.queues[at];
+        if queue.config.paused == paused {
+            return Ok(false);
+        }
+        queue.config.paused = paused;
+        queue.queue_event(if paused { EventKind::Paused } else { EventKind::Resumed });
+        queue.hint_control = true;
+        Ok(true)
+    }
+
+    /// A step of a queue's removal.
+    pub(crate) async fn obliterate(
+        &mut self,
+        queue: &QueueName,
+        force: bool,
+        max_items: usize,
+    ) -> Result<ObliterateAnswer, StorageError> {
+        let Some(at) = self.queue(queue).await? else { return Ok(ObliterateAnswer::Done) };
+        let active = self.queues[at].count(JobState::Active).max(0).unsigned_abs();
+        if active > 0 && !force {
+            return Ok(ObliterateAnswer::Active(active));
+        }
+        let number = self.queues[at].number;
+        let (rows, next) = self.walk(number, &Default::default(), None, max_items).await?;
+        let went = rows.len();
+        for row in rows {
+            self.queues[at].leave(&row);
+            self.queues[at].ended.push(row.id);
+            let exit = if row.state().is_terminal() { Exit::RemovedEnded } else { Exit::RemovedLive };
+            self.free_key(&row, &[exit]);
+            self.remove(row.key);
+        }
+        self.queues[at].hint_control = true;
+        let left: i64 = self.queues[at].counts.iter().sum();
+        if left > 0 && next.is_some() {
+            return Ok(ObliterateAnswer::More(went));
+        }
+        let (low, high) = key_range(number);
+        self.flush();
+        // A damaged row that no walk finds goes with its queue.
+        self.script.add("DELETE FROM ferroq_jobs WHERE key BETWEEN ? AND ?", [low.into(), high.into()]);
+        self.script.add(FREE_KEYS, [Value::Int(number)]);
+        self.script.add(FORGET_EVENTS, [low.into(), high.into()]);
+        self.script.add(FORGET_QUEUE, [Value::Int(number)]);
+        self.queues[at].removed = true;
+        Ok(ObliterateAnswer::Done)
+    }
+}

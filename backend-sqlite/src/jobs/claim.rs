@@ -1,0 +1,277 @@
+//! The claim: off the shelves, promotion, the solo line, the line.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ferroq_core::Timestamp;
+use ferroq_core::clock::micros;
+use ferroq_core::event::EventKind;
+use ferroq_core::job::{ErrorKind, FailReason, JobKind, JobState, Slot};
+use ferroq_core::policy::enqueue::{is_expired, line, next_epoch};
+use ferroq_core::policy::settle::EXPIRED_MESSAGE;
+use ferroq_core::storage::{Claim, ClaimAnswer, ClaimSpec, Lease, PROMOTE_ITEMS_MAX, StorageError};
+use sqlx::sqlite::SqliteRow;
+
+use crate::record::numbers_json;
+use crate::row::{Row, place, select_heads, select_rows};
+use crate::unit::{Ask, Unit, first_int};
+
+/// The head of a line, by `ferroq_jobs_by_place`.
+pub(crate) const CLAIMABLE: &str = select_rows!(
+    "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?)"
+);
+/// The same without payloads.
+const HEADS: &str = select_heads!(
+    "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?)"
+);
+/// What is due, by `ferroq_jobs_by_place`.
+pub(crate) const DUE: &str = select_heads!(
+    "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? AND rank<=? ORDER BY rank,key LIMIT ?)"
+);
+/// The lowest rank of a place, by `ferroq_jobs_by_place`.
+pub(crate) const NEXT_RANK: &str =
+    "SELECT rank FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank LIMIT 1";
+const SHELF_HAS: &str = "SELECT 1 FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place IN \
+    (SELECT value FROM json_each(?)) LIMIT 1";
+/// Hands jobs to a worker, by key; the epoch is `policy::enqueue::next_epoch`.
+const CLAIM: &str = "UPDATE ferroq_jobs SET place=?,rank=?,epoch=max(epoch+1,?),runs=runs+1,started_at=?,lease_term=?,\
+    worker=? WHERE key IN (SELECT value FROM json_each(?))";
+
+fn limit(items: usize) -> i64 {
+    i64::try_from(items).unwrap_or(i64::MAX)
+}
+
+/// Asks for the head of the line.
+pub(super) fn line_ask(queue: i64, max_items: usize) -> Ask {
+    (CLAIMABLE, vec![place(queue, JobState::Waiting, Slot::Lane, 0).into(), limit(max_items).into()])
+}
+
+/// Asks when the next Delayed job is due.
+pub(super) fn next_due_ask(queue: i64) -> Ask {
+    (NEXT_RANK, vec![place(queue, JobState::Delayed, Slot::Lane, 0).into()])
+}
+
+impl Unit<'_> {
+    /// Claims. `read` is the next due time and the head of the line, if they were read and nothing changed them since.
+    pub(super) async fn claim(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+        read: Option<(Option<i64>, Vec<SqliteRow>)>,
+    ) -> Result<ClaimAnswer, StorageError> {
+        let (number, now) = (self.queues[at].number, self.queues[at].now);
+        if self.queues[at].config.paused {
+            return Ok(ClaimAnswer::default());
+        }
+        let mut kinds: HashMap<i64, &JobKind> = HashMap::with_capacity(claim.kinds.len());
+        for kind in claim.kinds.iter() {
+            kinds.insert(self.kind_number(kind).await?, kind);
+        }
+        let shelved = self.queues[at].shelved > 0;
+        let due = |next: Option<i64>| next.is_some_and(|due| due <= now.as_micros());
+        let solo = claim.alone && self.queues[at].solo > 0;
+        let (mut next_due, mut rows) = match read {
+            Some((next_due, rows)) if !shelved && !due(next_due) && !solo => {
+                (next_due, self.rows(&rows, true).await?)
+            }
+            _ => {
+                if shelved {
+                    self.unshelve(at, claim).await?;
+                }
+                self.promote_due(at, PROMOTE_ITEMS_MAX).await?;
+                if claim.alone
+                    && self.queues[at].solo > 0
+                    && let Some(answer) = self.claim_solo(at, claim, &kinds).await?
+                {
+                    return Ok(answer);
+                }
+                let [due_rows, line_rows] =
+                    self.ask([next_due_ask(number), line_ask(number, claim.max_items)]).await?;
+                (first_int(&due_rows), self.rows(&line_rows, true).await?)
+            }
+        };
+        if self.queues[at].count(JobState::Delayed) == 0 {
+            next_due = None;
+        }
+        let looked = self.look(at, claim, &kinds, std::mem::take(&mut rows), false).await?;
+        self.answer(at, claim, looked, next_due).await
+    }
+
+    /// The solo line's first job that can be claimed, alone.
+    async fn claim_solo(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+        kinds: &HashMap<i64, &JobKind>,
+    ) -> Result<Option<ClaimAnswer>, StorageError> {
+        let number = self.queues[at].number;
+        let solo = place(number, JobState::Waiting, Slot::Solo, 0);
+        let [rows, due] = self
+            .ask([(CLAIMABLE, vec![solo.into(), limit(claim.max_items).into()]), next_due_ask(number)])
+            .await?;
+        let rows = self.rows(&rows, true).await?;
+        let claims = self.look(at, claim, kinds, rows, true).await?;
+        if claims.is_empty() {
+            return Ok(None);
+        }
+        self.answer(at, claim, claims, first_int(&due)).await.map(Some)
+    }
+
+    /// Looks at jobs in their order and claims what can be.
+    async fn look(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+        kinds: &HashMap<i64, &JobKind>,
+        rows: Vec<Row>,
+        solo: bool,
+    ) -> Result<Vec<Claim>, StorageError> {
+        let now = self.queues[at].now;
+        let name = self.queues[at].name.clone();
+        let mut claims = Vec::with_capacity(if solo { 1 } else { rows.len() });
+        let mut keys = Vec::with_capacity(rows.len());
+        let mut bytes = 0usize;
+        for mut row in rows {
+            let kind = match kinds.get(&row.kind) {
+                Some(kind) => Some((*kind).clone()),
+                None => self.kind_name(row.kind).await?,
+            };
+            let spec = match &kind {
+                Some(kind) => row.spec(&name, kind),
+                None => Err(crate::record::Unreadable("its kind")),
+            };
+            let notes = row.read_notes();
+            let (spec, notes) = match (spec, notes) {
+                (Ok(spec), Ok(notes)) => (spec, notes),
+                (Err(part), _) | (_, Err(part)) => {
+                    tracing::warn!(queue = %name, job = %row.id, "a job is quarantined: {} can't be read", part.0);
+                    self.queues[at].leave(&row);
+                    let message = format!("the stored record can't be read: {}", part.0);
+                    self.fail(at, row, FailReason::Quarantined, ErrorKind::Quarantine, &message);
+                    continue;
+                }
+            };
+            if is_expired(row.expires_at, now) {
+                self.queues[at].leave(&row);
+                self.fail(at, row, FailReason::Expired, ErrorKind::Expired, EXPIRED_MESSAGE);
+                continue;
+            }
+            if !kinds.contains_key(&row.kind) {
+                self.queues[at].leave(&row);
+                row.wait(Slot::Shelf);
+                self.queues[at].shift(JobState::Waiting, Slot::Shelf, 1);
+                self.queues[at].event(EventKind::Shelved, row.id);
+                self.save_in_place(at, row);
+                continue;
+            }
+            if !claims.is_empty() && bytes.saturating_add(spec.payload.len()) > claim.max_bytes {
+                break;
+            }
+            bytes = bytes.saturating_add(spec.payload.len());
+            self.queues[at].leave(&row);
+            self.queues[at].shift(JobState::Active, Slot::Lane, 1);
+            self.queues[at].event(EventKind::Started, row.id);
+            keys.push(row.key);
+            claims.push(Claim {
+                lease: Lease { id: row.id, epoch: next_epoch(row.epoch, now) },
+                spec: Arc::new(spec),
+                attempts: row.attempts,
+                crashes: row.crashes,
+                run: row.runs.saturating_add(1),
+                created_at: row.created_at,
+                started_at: now,
+                checkpoint: notes.checkpoint,
+                solo,
+            });
+            if solo {
+                break;
+            }
+        }
+        if !keys.is_empty() {
+            let queue = &mut self.queues[at];
+            let term = micros(claim.term);
+            queue.note_term(term);
+            let values = [
+                queue.place(JobState::Active).into(),
+                now.after(claim.term).as_micros().into(),
+                now.as_micros().into(),
+                now.as_micros().into(),
+                term.into(),
+                claim.worker.as_str().into(),
+                numbers_json(keys).into(),
+            ];
+            self.script.add(CLAIM, values);
+        }
+        Ok(claims)
+    }
+
+    async fn answer(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+        claims: Vec<Claim>,
+        next_due: Option<i64>,
+    ) -> Result<ClaimAnswer, StorageError> {
+        let now = self.queues[at].now;
+        let due = next_due.map(Timestamp::from_micros);
+        let mut more = self.queues[at].in_line() > 0 || due.is_some_and(|due| due <= now);
+        if !more && self.queues[at].shelved > 0 {
+            let shelves = self.shelves(at, &claim.kinds).await?;
+            let [rows] = self.ask([(SHELF_HAS, vec![numbers_json(shelves).into()])]).await?;
+            more = !rows.is_empty();
+        }
+        Ok(ClaimAnswer {
+            claims,
+            more,
+            look_again: due.map(|due| due.since(now)),
+            solo_waiting: self.queues[at].solo > 0,
+        })
+    }
+
+    async fn shelves(&mut self, at: usize, kinds: &[JobKind]) -> Result<Vec<i64>, StorageError> {
+        let number = self.queues[at].number;
+        let mut places = Vec::with_capacity(kinds.len());
+        for kind in kinds {
+            let kind = self.kind_number(kind).await?;
+            places.push(place(number, JobState::Waiting, Slot::Shelf, kind));
+        }
+        Ok(places)
+    }
+
+    /// Takes jobs of the asked kinds off their shelves.
+    async fn unshelve(&mut self, at: usize, claim: &ClaimSpec) -> Result<(), StorageError> {
+        let mut left = claim.max_items;
+        for shelf in self.shelves(at, &claim.kinds).await? {
+            if left == 0 || self.queues[at].shelved == 0 {
+                break;
+            }
+            let [rows] = self.ask([(HEADS, vec![shelf.into(), limit(left).into()])]).await?;
+            for mut row in self.rows(&rows, false).await? {
+                left = left.saturating_sub(1);
+                self.queues[at].leave(&row);
+                row.wait(line(row.crashes, row.options().max_crashes));
+                self.save(at, row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings due jobs forward, and says how many.
+    pub(super) async fn promote_due(&mut self, at: usize, max_items: usize) -> Result<usize, StorageError> {
+        if max_items == 0 || self.queues[at].count(JobState::Delayed) == 0 {
+            return Ok(0);
+        }
+        let queue = &self.queues[at];
+        let delayed = queue.place(JobState::Delayed).into();
+        let [rows] = self.ask([(DUE, vec![delayed, queue.now.as_micros().into(), limit(max_items).into()])]).await?;
+        let rows = self.rows(&rows, false).await?;
+        let promoted = rows.len();
+        for mut row in rows {
+            self.queues[at].leave(&row);
+            row.wait(line(row.crashes, row.options().max_crashes));
+            self.queues[at].event(EventKind::Promoted, row.id);
+            self.save(at, row);
+        }
+        Ok(promoted)
+    }
+}

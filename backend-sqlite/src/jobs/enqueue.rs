@@ -1,0 +1,153 @@
+//! Insertion: which jobs are there already, whose dedup key is held, and where the others land.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use ferroq_core::Timestamp;
+use ferroq_core::event::EventKind;
+use ferroq_core::job::{JobId, JobSpec, QueueName};
+use ferroq_core::policy::dedup::Holder;
+use ferroq_core::storage::{EnqueueAnswer, StorageError};
+use sqlx::Row as _;
+
+use crate::error::{invalid, unexpected};
+use crate::record::ids_json;
+use crate::row::{Row, key_range};
+use crate::script::Value;
+use crate::unit::{NOTHING, Unit};
+
+/// Which of these ids exist in a queue, by `ferroq_jobs_by_id`.
+pub(crate) const EXISTING: &str = "SELECT id FROM (SELECT unhex(value) AS wanted FROM json_each(?)) CROSS JOIN \
+    ferroq_jobs INDEXED BY ferroq_jobs_by_id ON id=wanted AND key BETWEEN ? AND ?";
+/// Who holds these keys, by the primary key of `ferroq_dedup`.
+pub(crate) const HOLDERS: &str = "SELECT d.key,d.holder,d.until FROM json_each(?) w CROSS JOIN ferroq_dedup d \
+    ON d.queue=? AND d.key=w.value";
+const TAKE_KEY: &str = "INSERT INTO ferroq_dedup (queue,key,holder,until) VALUES (?,?,?,?) \
+    ON CONFLICT (queue,key) DO UPDATE SET holder=excluded.holder,until=excluded.until";
+
+/// What makes a request's jobs refusable before anything is done.
+pub(crate) fn check<'a>(
+    queue: &QueueName,
+    jobs: impl IntoIterator<Item = &'a Arc<JobSpec>>,
+) -> Result<(), StorageError> {
+    for job in jobs {
+        if job.queue != *queue {
+            return Err(invalid(format!("a job names the queue {:?}, but the request is for {queue:?}", job.queue)));
+        }
+        if i32::try_from(job.payload.len()).is_err() {
+            return Err(invalid("a payload is larger than SQLite can hold; store large data elsewhere"));
+        }
+    }
+    Ok(())
+}
+
+impl Unit<'_> {
+    /// Inserts jobs of one queue.
+    pub(crate) async fn enqueue(
+        &mut self,
+        queue: &QueueName,
+        jobs: &[Arc<JobSpec>],
+    ) -> Result<Vec<EnqueueAnswer>, StorageError> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        // One question for all, if the queue's number is known; it is checked when its row is there.
+        let keys: Vec<&str> = jobs.iter().filter_map(|job| job.dedup.as_ref()).map(|dedup| dedup.key.as_str()).collect();
+        let loaded = self.loaded(queue);
+        let guess = loaded.map(|at| self.queues[at].number).or_else(|| self.names.queue_number(queue));
+        let mut found = None;
+        if let Some(number) = guess {
+            let queue_ask = if loaded.is_some() { (NOTHING, vec![]) } else { self.queue_ask(queue) };
+            let [rows, ids, holders] = self
+                .ask([queue_ask, existing_ask(number, jobs), holders_ask(number, &keys)])
+                .await?;
+            let at = if loaded.is_some() { loaded } else { self.load(queue, &rows)? };
+            if at.is_some_and(|at| self.queues[at].number == number) {
+                found = Some((ids, holders));
+            }
+        }
+        let at = self.queue_or_new(queue).await?;
+        let number = self.queues[at].number;
+        let (ids, holders) = match found {
+            Some(found) => found,
+            None => {
+                let [ids, holders] = self.ask([existing_ask(number, jobs), holders_ask(number, &keys)]).await?;
+                (ids, holders)
+            }
+        };
+        let mut existing = HashSet::with_capacity(ids.len());
+        for row in &ids {
+            existing.insert(read_id(row, 0)?);
+        }
+        let mut held: HashMap<String, Holder> = HashMap::with_capacity(holders.len());
+        for row in &holders {
+            let key: String = row.try_get(0).map_err(|_| unexpected("a dedup key"))?;
+            let until: Option<i64> = row.try_get(2).map_err(|_| unexpected("a dedup key"))?;
+            held.insert(key, Holder { id: read_id(row, 1)?, until: until.map(Timestamp::from_micros) });
+        }
+        let now = self.queues[at].now;
+        let mut answers = Vec::with_capacity(jobs.len());
+        self.inserts.reserve(jobs.len());
+        for job in jobs {
+            if existing.contains(&job.id) {
+                answers.push(EnqueueAnswer::Duplicate(job.id));
+                continue;
+            }
+            if let Some(dedup) = &job.dedup {
+                if let Some(holder) = held.get(dedup.key.as_str()).filter(|holder| holder.holds(now)) {
+                    answers.push(EnqueueAnswer::Duplicate(holder.id));
+                    continue;
+                }
+                let holder = Holder::take(job.id, dedup.mode, now);
+                held.insert(dedup.key.as_str().to_owned(), holder);
+                self.take_key(number, dedup.key.as_str(), holder);
+            }
+            if jobs.len() > 1 {
+                existing.insert(job.id);
+            }
+            let kind = self.kind_number(&job.kind).await?;
+            let queue = &mut self.queues[at];
+            queue.counter += 1;
+            let seq = if job.lifo { -queue.counter } else { queue.counter };
+            let row = Row::new(number, seq, kind, job, now);
+            queue.enter(&row);
+            queue.event(EventKind::Enqueued, job.id);
+            self.inserts.push(row);
+            answers.push(EnqueueAnswer::Inserted);
+        }
+        Ok(answers)
+    }
+
+    /// Notes who holds a key.
+    pub(crate) fn take_key(&mut self, queue: i64, key: &str, holder: Holder) {
+        let until = holder.until.map(Timestamp::as_micros);
+        let values = [queue.into(), key.into(), holder.id.as_bytes().to_vec().into(), until.into()];
+        self.script.add(TAKE_KEY, values);
+    }
+
+    /// Who holds a key.
+    pub(crate) async fn holder(&mut self, queue: i64, key: &str) -> Result<Option<Holder>, StorageError> {
+        let [rows] = self.ask([holders_ask(queue, &[key])]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let until: Option<i64> = row.try_get(2).map_err(|_| unexpected("a dedup key"))?;
+        Ok(Some(Holder { id: read_id(row, 1)?, until: until.map(Timestamp::from_micros) }))
+    }
+}
+
+/// An id in a column.
+pub(crate) fn read_id(row: &sqlx::sqlite::SqliteRow, column: usize) -> Result<JobId, StorageError> {
+    let bytes: &[u8] = row.try_get_unchecked(column).map_err(|_| unexpected("a job id"))?;
+    Ok(JobId::from_bytes(bytes.try_into().map_err(|_| unexpected("a job id"))?))
+}
+
+fn existing_ask(queue: i64, jobs: &[Arc<JobSpec>]) -> (&'static str, Vec<Value>) {
+    let (low, high) = key_range(queue);
+    (EXISTING, vec![ids_json(jobs.iter().map(|job| &job.id)).into(), low.into(), high.into()])
+}
+
+fn holders_ask(queue: i64, keys: &[&str]) -> (&'static str, Vec<Value>) {
+    if keys.is_empty() {
+        return (NOTHING, vec![]);
+    }
+    (HOLDERS, vec![serde_json::to_string(keys).unwrap_or_default().into(), queue.into()])
+}

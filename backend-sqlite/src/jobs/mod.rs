@@ -1,0 +1,14 @@
+//! The role that moves jobs, as work on a unit: one file per act.
+
+mod annotate;
+mod claim;
+mod enqueue;
+mod exchange;
+mod renew;
+mod settle;
+mod sweep;
+
+pub(crate) use enqueue::{check as check_jobs, read_id};
+pub(crate) use exchange::check as check_exchange;
+pub(crate) use renew::check as check_renew;
+pub(crate) use sweep::Pending;

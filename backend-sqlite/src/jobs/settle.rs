@@ -1,0 +1,142 @@
+//! The ends of runs: each settlement against the record that its lease names.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use ferroq_core::event::EventKind;
+use ferroq_core::job::{JobId, JobOptions, JobSpec, JobState, Move, Payload, QueueName};
+use ferroq_core::policy::settle::{Verdict, error_of, settle};
+use ferroq_core::storage::{Outcome, SettleAnswer, Settlement, StorageError};
+
+use crate::row::Row;
+use crate::unit::Unit;
+
+/// What the settlements of a call did besides their answers.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    pub(crate) answers: Vec<SettleAnswer>,
+    /// Whether a job was put back in line, Delayed or inserted, so that what was read before is no longer the line.
+    pub(crate) line_changed: bool,
+}
+
+impl Unit<'_> {
+    /// Applies settlements to the rows that were read for them.
+    pub(crate) async fn settle(
+        &mut self,
+        at: usize,
+        settlements: &[Settlement],
+        mut rows: HashMap<JobId, Row>,
+    ) -> Result<Settled, StorageError> {
+        let mut settled = Settled::default();
+        settled.answers.reserve(settlements.len());
+        // What an earlier settlement of this call did to a job, for a second one of the same.
+        let mut gone: HashSet<JobId> = HashSet::new();
+        for settlement in settlements {
+            let lease = settlement.lease;
+            let Some(row) = rows.get(&lease.id).filter(|_| !gone.contains(&lease.id)) else {
+                settled.answers.push(SettleAnswer::Gone);
+                continue;
+            };
+            if row.epoch != lease.epoch {
+                settled.answers.push(SettleAnswer::LeaseLost);
+                continue;
+            }
+            if row.state() != JobState::Active {
+                settled.answers.push(SettleAnswer::AlreadyDone);
+                continue;
+            }
+            let Some(row) = rows.remove(&lease.id) else { continue };
+            let now = self.queues[at].now;
+            let verdict = settle(row.standing(&row_options(&row)), &settlement.outcome, now);
+            let state = verdict.state;
+            let result = match &settlement.outcome {
+                Outcome::Completed { result } => result.clone(),
+                _ => None,
+            };
+            let error = error_of(&settlement.outcome);
+            let mut row = row;
+            if let Some((kind, message)) = error {
+                let runs = row.runs;
+                row.change_notes(|notes| notes.push_error(now, runs, kind, message));
+            }
+            settled.line_changed |= !state.is_terminal();
+            match self.apply(at, row, verdict, result, None) {
+                Some(row) => drop(rows.insert(lease.id, row)),
+                None => drop(gone.insert(lease.id)),
+            }
+            let mut follow_ups = Vec::with_capacity(settlement.follow_ups.len());
+            if !settlement.follow_ups.is_empty() {
+                settled.line_changed = true;
+                follow_ups = self.follow_ups(&settlement.follow_ups).await?;
+            }
+            settled.answers.push(SettleAnswer::Settled { state, follow_ups });
+        }
+        Ok(settled)
+    }
+
+    /// Inserts follow-ups, each on its own queue, in their order.
+    async fn follow_ups(
+        &mut self,
+        specs: &[Arc<JobSpec>],
+    ) -> Result<Vec<ferroq_core::storage::EnqueueAnswer>, StorageError> {
+        let mut answers = Vec::with_capacity(specs.len());
+        for group in specs.chunk_by(|a, b| a.queue == b.queue) {
+            let queue: &QueueName = &group[0].queue;
+            answers.extend(self.enqueue(queue, group).await?);
+        }
+        Ok(answers)
+    }
+
+    /// Writes a verdict on an Active job, and answers the row as it stands now if its record remains. A crash also
+    /// raises the epoch, which the caller has done; its event goes first.
+    pub(crate) fn apply(
+        &mut self,
+        at: usize,
+        mut row: Row,
+        verdict: Verdict,
+        result: Option<Payload>,
+        first: Option<EventKind>,
+    ) -> Option<Row> {
+        self.queues[at].leave(&row);
+        row.attempts = verdict.attempts;
+        row.crashes = verdict.crashes;
+        if let Some(first) = first {
+            self.queues[at].event(first, row.id);
+        }
+        let event = match verdict.made {
+            Move::Complete => Some(EventKind::Completed),
+            Move::Cancel => Some(EventKind::Cancelled),
+            Move::Fail => Some(EventKind::Failed),
+            Move::Retry => Some(EventKind::Retrying),
+            Move::Snooze => Some(EventKind::Snoozed),
+            Move::Release => Some(EventKind::Released),
+            _ => None,
+        };
+        if let Some(event) = event {
+            self.queues[at].event(event, row.id);
+        }
+        if verdict.state.is_terminal() {
+            if let Some(result) = result.filter(|_| verdict.state == JobState::Completed) {
+                row.change_notes(|notes| notes.result = Some(result));
+            }
+            return self.end(at, row, verdict.state, verdict.failure);
+        }
+        row.lease_term = None;
+        if let Some(due_at) = verdict.due_at {
+            row.due_at = due_at;
+        }
+        match verdict.state {
+            JobState::Waiting => row.wait(verdict.slot),
+            state => {
+                let due = row.due_at.as_micros();
+                row.stand(state, ferroq_core::job::Slot::Lane, due);
+            }
+        }
+        self.save(at, row.clone());
+        Some(row)
+    }
+}
+
+fn row_options(row: &Row) -> Arc<JobOptions> {
+    if row.extra.is_none() { JobOptions::shared_default() } else { row.options() }
+}

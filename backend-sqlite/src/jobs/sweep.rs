@@ -1,0 +1,112 @@
+//! What time has made due: leases that ran out, Delayed jobs, old records.
+
+use ferroq_core::Timestamp;
+use ferroq_core::event::EventKind;
+use ferroq_core::job::{ErrorKind, JobState, QueueName};
+use ferroq_core::policy::dedup::Exit;
+use ferroq_core::policy::enqueue::next_epoch;
+use ferroq_core::policy::settle::{CRASH_MESSAGE, crash};
+use ferroq_core::storage::{StorageError, SweepAnswer};
+use sqlx::sqlite::SqliteRow;
+
+use crate::jobs::claim::{DUE, NEXT_RANK};
+use crate::queue::Queue;
+use crate::unit::{Ask, Unit, first_int};
+
+/// The states whose rank is a time, in the order in which a sweep sees to them.
+const TIMED: [JobState; 5] =
+    [JobState::Active, JobState::Delayed, JobState::Completed, JobState::Failed, JobState::Cancelled];
+
+/// The earliest times at which something comes due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending([Option<i64>; 5]);
+
+impl Pending {
+    /// Asks for them.
+    pub(crate) fn asks(queue: &Queue) -> [Ask; 5] {
+        TIMED.map(|state| (NEXT_RANK, vec![queue.place(state).into()]))
+    }
+
+    /// Reads the answers.
+    pub(crate) fn read(answers: &[Vec<SqliteRow>; 5]) -> Pending {
+        Pending([0, 1, 2, 3, 4].map(|i| first_int(&answers[i])))
+    }
+
+    /// Whether anything is due.
+    pub(crate) fn more(&self, now: Timestamp) -> bool {
+        self.earliest().is_some_and(|at| at <= now)
+    }
+
+    /// When the next Delayed job is due.
+    pub(crate) fn next_delayed(&self) -> Option<Timestamp> {
+        self.0[1].map(Timestamp::from_micros)
+    }
+
+    fn earliest(&self) -> Option<Timestamp> {
+        self.0.iter().flatten().min().copied().map(Timestamp::from_micros)
+    }
+
+    /// The answer of a sweep that leaves this.
+    pub(crate) fn answer(&self, now: Timestamp) -> SweepAnswer {
+        SweepAnswer {
+            more: self.more(now),
+            next: self.earliest().map(|at| at.since(now)),
+            ..SweepAnswer::default()
+        }
+    }
+}
+
+impl Unit<'_> {
+    /// Sweeps a queue.
+    pub(crate) async fn sweep(&mut self, queue: &QueueName, max_items: usize) -> Result<SweepAnswer, StorageError> {
+        let Some(at) = self.queue(queue).await? else { return Ok(SweepAnswer::default()) };
+        self.attend(at).await?;
+        let now = self.queues[at].now;
+        let mut left = max_items;
+        let stalled = self.take_leases(at, left).await?;
+        left -= stalled;
+        let promoted = self.promote_due(at, left).await?;
+        left -= promoted;
+        let mut pruned = 0;
+        for state in [JobState::Completed, JobState::Failed, JobState::Cancelled] {
+            if left == 0 || self.queues[at].count(state) == 0 {
+                continue;
+            }
+            let place = self.queues[at].place(state).into();
+            let limit = i64::try_from(left).unwrap_or(i64::MAX);
+            let [rows] = self.ask([(DUE, vec![place, now.as_micros().into(), limit.into()])]).await?;
+            for row in self.rows(&rows, false).await? {
+                self.queues[at].leave(&row);
+                self.free_key(&row, &[Exit::RemovedEnded]);
+                self.remove(row.key);
+                pruned += 1;
+                left = left.saturating_sub(1);
+            }
+        }
+        self.prune_by_count(at).await?;
+        self.queues[at].attend();
+        let asks = Pending::asks(&self.queues[at]);
+        let pending = Pending::read(&self.ask(asks).await?);
+        Ok(SweepAnswer { stalled, promoted, pruned, ..pending.answer(now) })
+    }
+
+    async fn take_leases(&mut self, at: usize, max_items: usize) -> Result<usize, StorageError> {
+        if max_items == 0 || self.queues[at].count(JobState::Active) == 0 {
+            return Ok(0);
+        }
+        let now = self.queues[at].now;
+        let active = self.queues[at].place(JobState::Active).into();
+        let limit = i64::try_from(max_items).unwrap_or(i64::MAX);
+        let [rows] = self.ask([(DUE, vec![active, now.as_micros().into(), limit.into()])]).await?;
+        let rows = self.rows(&rows, false).await?;
+        let stalled = rows.len();
+        for mut row in rows {
+            let verdict = crash(row.standing(&row.options()));
+            row.epoch = next_epoch(row.epoch, now);
+            let runs = row.runs;
+            row.change_notes(|notes| notes.push_error(now, runs, ErrorKind::Crash, CRASH_MESSAGE));
+            self.apply(at, row, verdict, None, Some(EventKind::Stalled));
+        }
+        Ok(stalled)
+    }
+}

@@ -1,0 +1,413 @@
+//! The one writer of a handle. Calls that arrive while a transaction runs share the next one (group commit), and
+//! enqueues of one queue that stand next to each other share a statement as well. A call that fails takes no other
+//! with it: the group is rolled back and its calls are run one by one. Callers only wait for answers, so a caller that
+//! is dropped leaves its call whole.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ferroq_core::storage::{
+    ActReport, ActRequest, AnswerBook, CallAnswer, CallId, DumpPage, Effect, EnqueueAnswer, EnqueueRequest, ErrorCode,
+    ExchangeAnswer, ExchangeRequest, Lease, Note, NoteAnswer, ObliterateAnswer, QueueConfig, RenewAnswer, RenewRequest,
+    RestoreAnswer, StorageError, SweepAnswer, SweepRequest,
+};
+use ferroq_core::{JobId, JobState, QueueName};
+use sqlx::{Connection, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::common::Common;
+use crate::error::{closed, unexpected};
+use crate::queue::{self, Queue};
+use crate::record::WAITED_ON_FLAG;
+use crate::row::key_range;
+use crate::script::Script;
+use crate::unit::{Begin, Unit};
+
+/// How many calls share a transaction at most.
+const CALLS_MAX: usize = 256;
+/// How many jobs, leases or settlements the calls of a transaction are about at most (a single call may be larger).
+const ITEMS_MAX: usize = 4096;
+
+const WATCH: &str = "UPDATE ferroq_jobs INDEXED BY ferroq_jobs_by_id SET flags=flags|? WHERE id=? AND key BETWEEN ? AND ?";
+
+/// A call that writes.
+#[derive(Debug)]
+pub(crate) enum Call {
+    Enqueue(EnqueueRequest),
+    Exchange(ExchangeRequest),
+    Renew(RenewRequest),
+    Annotate(QueueName, Vec<(Lease, Note)>),
+    Sweep(SweepRequest),
+    Watch(QueueName, JobId),
+    Act(ActRequest),
+    Configure(QueueName, QueueConfig),
+    SetPaused(QueueName, bool),
+    Obliterate(QueueName, bool, usize),
+    Restore(QueueName, DumpPage),
+    /// Ends the writer, after the calls before it.
+    Close,
+}
+
+/// Its answer.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Enqueue(Vec<EnqueueAnswer>),
+    Exchange(ExchangeAnswer),
+    Renew(Vec<RenewAnswer>),
+    Annotate(Vec<NoteAnswer>),
+    Sweep(SweepAnswer),
+    Act(ActReport),
+    SetPaused(bool),
+    Obliterate(ObliterateAnswer),
+    Restore(RestoreAnswer),
+    Done,
+}
+
+impl Call {
+    fn id(&self) -> Option<CallId> {
+        match self {
+            Call::Enqueue(request) => request.call,
+            Call::Exchange(request) => request.call,
+            Call::Act(request) => request.call,
+            _ => None,
+        }
+    }
+
+    fn items(&self) -> usize {
+        match self {
+            Call::Enqueue(request) => request.jobs.len(),
+            Call::Exchange(request) => {
+                request.settlements.len() + request.claim.as_ref().map_or(0, |claim| claim.max_items)
+            }
+            Call::Renew(request) => request.leases.len(),
+            Call::Annotate(_, notes) => notes.len(),
+            Call::Sweep(request) => request.max_items,
+            Call::Restore(_, page) => page.jobs.len(),
+            _ => 1,
+        }
+    }
+}
+
+type Reply = oneshot::Sender<Result<Answer, StorageError>>;
+
+/// The way to the writer.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer {
+    calls: mpsc::UnboundedSender<(Call, Reply)>,
+}
+
+impl Writer {
+    /// Starts a writer as a task of the runtime that calls this.
+    pub(crate) fn start(conn: SqliteConnection, common: Arc<Common>) -> Writer {
+        let (calls, inbox) = mpsc::unbounded_channel();
+        let stamp = i64::from_be_bytes(uuid_part()) & (i64::MAX >> 1);
+        let task = Task { conn, common, book: AnswerBook::default(), stamp };
+        drop(tokio::spawn(task.run(inbox)));
+        Writer { calls }
+    }
+
+    /// Makes a call.
+    pub(crate) async fn call(&self, call: Call) -> Result<Answer, StorageError> {
+        let (reply, answer) = oneshot::channel();
+        self.calls.send((call, reply)).map_err(|_| closed())?;
+        // The task drops a reply unanswered only with its runtime, in whatever state the transaction then is.
+        answer.await.unwrap_or_else(|_| Err(closed().effect_unknown()))
+    }
+}
+
+fn uuid_part() -> [u8; 8] {
+    let mut part = [0; 8];
+    part.copy_from_slice(&JobId::new().as_bytes()[8..]);
+    part
+}
+
+struct Task {
+    conn: SqliteConnection,
+    common: Arc<Common>,
+    book: AnswerBook,
+    /// Written to the queues' rows, so that a commit whose answer was lost can be recognised.
+    stamp: i64,
+}
+
+/// A group failed.
+struct Failure {
+    error: StorageError,
+    /// Whether calls of the group may succeed without the others.
+    one_by_one: bool,
+}
+
+impl Task {
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<(Call, Reply)>) {
+        let mut arrived = Vec::with_capacity(CALLS_MAX);
+        let mut waiting: VecDeque<(Call, Reply)> = VecDeque::new();
+        let mut closing = Vec::new();
+        loop {
+            if waiting.is_empty() && inbox.recv_many(&mut arrived, CALLS_MAX).await == 0 {
+                break;
+            }
+            waiting.extend(arrived.drain(..));
+            let (mut calls, mut replies, mut items) = (Vec::new(), Vec::new(), 0);
+            while let Some((call, reply)) = waiting.pop_front() {
+                if matches!(call, Call::Close) {
+                    inbox.close();
+                    closing.push(reply);
+                    continue;
+                }
+                items += call.items();
+                calls.push(call);
+                replies.push(reply);
+                if items >= ITEMS_MAX || calls.len() >= CALLS_MAX {
+                    break;
+                }
+            }
+            self.group(calls, replies).await;
+            if waiting.is_empty() {
+                while let Ok(call) = inbox.try_recv() {
+                    waiting.push_back(call);
+                    if waiting.len() >= CALLS_MAX {
+                        break;
+                    }
+                }
+            }
+        }
+        // Everything acknowledged is committed; what closing itself could still do (a checkpoint) the next opener does.
+        drop(self.conn.close().await);
+        for reply in closing {
+            drop(reply.send(Ok(Answer::Done)));
+        }
+    }
+
+    async fn group(&mut self, calls: Vec<Call>, replies: Vec<Reply>) {
+        if calls.is_empty() {
+            return;
+        }
+        match self.attempt(&calls).await {
+            Ok(answers) => {
+                for (reply, answer) in replies.into_iter().zip(answers) {
+                    drop(reply.send(Ok(answer)));
+                }
+            }
+            Err(failure) if calls.len() > 1 && failure.one_by_one => {
+                for (call, reply) in calls.iter().zip(replies) {
+                    let answer = self.attempt(std::slice::from_ref(call)).await;
+                    let answer = answer.map_err(|failure| failure.error);
+                    drop(reply.send(answer.and_then(|mut answers| answers.pop().ok_or_else(|| unexpected("an answer")))));
+                }
+            }
+            Err(failure) => {
+                let (code, effect) = (failure.error.code(), failure.error.effect());
+                let cause = Arc::new(failure.error);
+                for reply in replies {
+                    let message = cause.to_string();
+                    let message = message.split(" (nothing was changed)").next().unwrap_or_default();
+                    let message = message.split(" (it is unknown").next().unwrap_or_default();
+                    let mut error = StorageError::new(code, message).because(cause.clone());
+                    if effect == Effect::Unknown {
+                        error = error.effect_unknown();
+                    }
+                    drop(reply.send(Err(error)));
+                }
+            }
+        }
+    }
+
+    /// Runs calls as one transaction.
+    async fn attempt(&mut self, calls: &[Call]) -> Result<Vec<Answer>, Failure> {
+        self.stamp += 1;
+        let clock = self.common.clock.now();
+        let mut unit = Unit::new(&mut self.conn, &self.common.names, clock, Begin::Own);
+        let mut answers = Vec::with_capacity(calls.len());
+        let work = async {
+            let mut at = 0;
+            while at < calls.len() {
+                if let Some(kept) = self.book.recall(calls[at].id()) {
+                    answers.push(repeat(&mut unit, &calls[at], kept.clone()).await?);
+                    at += 1;
+                    continue;
+                }
+                let alike = enqueues_alike(&calls[at..], &self.book);
+                if alike > 1 {
+                    answers.extend(enqueue_together(&mut unit, &calls[at..at + alike]).await?);
+                    at += alike;
+                    continue;
+                }
+                answers.push(run(&mut unit, &calls[at]).await?);
+                at += 1;
+            }
+            unit.finish(self.stamp).await
+        };
+        let worked: Result<(), StorageError> = work.await;
+        if let Err(error) = worked {
+            let one_by_one =
+                unit.request_at_fault || matches!(error.code(), ErrorCode::Invalid | ErrorCode::Corrupt);
+            self.roll_back().await;
+            return Err(Failure { error, one_by_one });
+        }
+        let commit = std::mem::take(&mut unit.script);
+        if unit.begun || !commit.is_empty() {
+            let mut script = Script::default();
+            if !unit.begun {
+                script.add("BEGIN IMMEDIATE", []);
+            }
+            script.append(commit);
+            script.add("COMMIT", []);
+            if let Err(error) = script.run(unit.connection(), 0).await {
+                let one_by_one = crate::error::is_about_the_request(&error);
+                let stamped = unit.queues.iter().find(|queue| queue.stamp == self.stamp).map(|queue| queue.name.clone());
+                let error = crate::error::storage_error(error);
+                let unit_queues = std::mem::take(&mut unit.queues);
+                drop(unit);
+                self.roll_back().await;
+                match self.was_committed(stamped).await {
+                    Some(true) => {
+                        self.after_commit(unit_queues, calls, &answers);
+                        return Ok(answers);
+                    }
+                    Some(false) => return Err(Failure { error, one_by_one }),
+                    None => return Err(Failure { error: error.effect_unknown(), one_by_one: false }),
+                }
+            }
+        }
+        unit.learn();
+        let queues = std::mem::take(&mut unit.queues);
+        drop(unit);
+        self.after_commit(queues, calls, &answers);
+        Ok(answers)
+    }
+
+    fn after_commit(&mut self, queues: Vec<Queue>, calls: &[Call], answers: &[Answer]) {
+        for queue in &queues {
+            self.common.hint(queue);
+        }
+        let at = self.common.clock.now();
+        for (call, answer) in calls.iter().zip(answers) {
+            let id = call.id();
+            match answer {
+                _ if id.is_none() || self.book.recall(id).is_some() => {}
+                Answer::Enqueue(answer) => self.book.keep(id, at, || CallAnswer::Enqueue(answer.clone())),
+                Answer::Exchange(answer) => self.book.keep(id, at, || CallAnswer::Exchange(answer.clone())),
+                Answer::Act(answer) => self.book.keep(id, at, || CallAnswer::Act(answer.clone())),
+                _ => {}
+            }
+        }
+    }
+
+    /// Ends a transaction that failed. A connection that can't is replaced.
+    async fn roll_back(&mut self) {
+        let mut script = Script::default();
+        script.add("ROLLBACK", []);
+        match script.run(&mut self.conn, 0).await {
+            Ok(_) => return,
+            // SQLite itself rolls back after some errors, and then there is no transaction to end.
+            Err(error) if crate::error::primary_code(&error) == Some(1) => return,
+            Err(error) => tracing::warn!(%error, "a failed transaction can't be rolled back; the connection is replaced"),
+        }
+        match crate::open::writer(&self.common.options).await {
+            Ok(conn) => self.conn = conn,
+            Err(error) => tracing::error!(%error, "the connection can't be replaced yet"),
+        }
+    }
+
+    /// Whether the transaction with the present stamp is durable; `None` if that can't be told.
+    async fn was_committed(&mut self, queue: Option<QueueName>) -> Option<bool> {
+        let queue = queue?;
+        for _ in 0..3 {
+            let mut script = Script::default();
+            script.add(queue::READ, [queue.as_str().into()]);
+            if let Ok(answers) = script.run(&mut self.conn, 0).await {
+                let row = answers.first().and_then(|rows| rows.first())?;
+                let found = Queue::read(&queue, row, &self.common.names).ok()?;
+                return Some(found.stamp == self.stamp);
+            }
+            self.roll_back().await;
+        }
+        None
+    }
+}
+
+/// How many enqueues of the same queue stand at the head, none of them answered before.
+fn enqueues_alike(calls: &[Call], book: &AnswerBook) -> usize {
+    let Some(Call::Enqueue(first)) = calls.first() else { return 0 };
+    let alike = |call: &&Call| match call {
+        Call::Enqueue(next) => next.queue == first.queue && book.recall(next.call).is_none(),
+        _ => false,
+    };
+    calls.iter().take_while(alike).count()
+}
+
+async fn enqueue_together(unit: &mut Unit<'_>, calls: &[Call]) -> Result<Vec<Answer>, StorageError> {
+    let mut jobs = Vec::new();
+    let mut queue = None;
+    for call in calls {
+        if let Call::Enqueue(request) = call {
+            jobs.extend(request.jobs.iter().cloned());
+            queue = Some(&request.queue);
+        }
+    }
+    let Some(queue) = queue else { return Ok(Vec::new()) };
+    let mut all = unit.enqueue(queue, &jobs).await?.into_iter();
+    let share = |call: &Call| Answer::Enqueue(all.by_ref().take(call.items()).collect());
+    Ok(calls.iter().map(share).collect())
+}
+
+async fn run(unit: &mut Unit<'_>, call: &Call) -> Result<Answer, StorageError> {
+    Ok(match call {
+        Call::Enqueue(request) => Answer::Enqueue(unit.enqueue(&request.queue, &request.jobs).await?),
+        Call::Exchange(request) => {
+            let claim = request.claim.as_ref();
+            Answer::Exchange(unit.exchange(&request.queue, &request.settlements, claim).await?)
+        }
+        Call::Renew(request) => Answer::Renew(unit.renew(request).await?),
+        Call::Annotate(queue, notes) => Answer::Annotate(unit.annotate(queue, notes).await?),
+        Call::Sweep(request) => Answer::Sweep(unit.sweep(&request.queue, request.max_items).await?),
+        Call::Watch(queue, id) => {
+            if let Some(at) = unit.queue(queue).await? {
+                let (low, high) = key_range(unit.queues[at].number);
+                let id = id.as_bytes().to_vec();
+                unit.flush();
+                unit.script.add(WATCH, [WAITED_ON_FLAG.into(), id.into(), low.into(), high.into()]);
+            }
+            Answer::Done
+        }
+        Call::Act(request) => Answer::Act(unit.act(request).await?),
+        Call::Configure(queue, config) => {
+            unit.configure(queue, config.clone()).await?;
+            Answer::Done
+        }
+        Call::SetPaused(queue, paused) => Answer::SetPaused(unit.set_paused(queue, *paused).await?),
+        Call::Obliterate(queue, force, max_items) => {
+            Answer::Obliterate(unit.obliterate(queue, *force, *max_items).await?)
+        }
+        Call::Restore(queue, page) => Answer::Restore(unit.restore(queue, page).await?),
+        Call::Close => Answer::Done,
+    })
+}
+
+/// The answer that was given before; of its claims, those whose lease is still current.
+async fn repeat(unit: &mut Unit<'_>, call: &Call, kept: CallAnswer) -> Result<Answer, StorageError> {
+    Ok(match kept {
+        CallAnswer::Enqueue(answer) => Answer::Enqueue(answer),
+        CallAnswer::Act(report) => Answer::Act(report),
+        CallAnswer::Exchange(mut answer) => {
+            if let (Some(claimed), Call::Exchange(request)) = (&mut answer.claimed, call)
+                && !claimed.claims.is_empty()
+            {
+                let number = unit.names.queue_number(&request.queue);
+                let ids = claimed.claims.iter().map(|claim| &claim.lease.id);
+                let rows = match number {
+                    Some(number) => {
+                        let [rows] = unit.ask([crate::unit::ids_ask(number, ids)]).await?;
+                        unit.rows(&rows, false).await?
+                    }
+                    None => Vec::new(),
+                };
+                let current = |lease: Lease| {
+                    let row = rows.iter().find(|row| row.id == lease.id);
+                    row.is_some_and(|row| row.state() == JobState::Active && row.epoch == lease.epoch)
+                };
+                claimed.claims.retain(|claim| current(claim.lease));
+            }
+            Answer::Exchange(answer)
+        }
+    })
+}
