@@ -27,5 +27,5 @@ soak CASES="20000":
     FERROQ_CASES={{CASES}} cargo test --locked --release -p ferroq-tests -- --nocapture
 
 # Crashes and faults from a seed: just faults SEED=7
-faults *SEED:
-    {{ if SEED == "" { "" } else { "FERROQ_" + SEED } }} cargo test --locked -p ferroq-tests -- --nocapture crash fault kill
+faults SEED="":
+    FERROQ_SEED={{ trim_start_match(SEED, "SEED=") }} cargo test --locked -p ferroq-tests --test 'crash*' --test 'fault*' --test quickstart -- --nocapture
