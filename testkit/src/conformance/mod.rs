@@ -26,6 +26,15 @@ topics! {
     lease, __conformance_lease;
     settle, __conformance_settle;
     budgets, __conformance_budgets;
+    shelves, __conformance_shelves;
+    delay, __conformance_delay;
+    expiry, __conformance_expiry;
+    dedup, __conformance_dedup;
+    follow_ups, __conformance_follow_ups;
+    renew, __conformance_renew;
+    annotate, __conformance_annotate;
+    sweep, __conformance_sweep;
+    retention, __conformance_retention;
 }
 
 /// A case that runs for this long hangs: it waits for something that the storage should have done.
