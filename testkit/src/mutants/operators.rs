@@ -1,11 +1,11 @@
 //! Mutants that ignore what somebody asked for: the one who enqueues, the worker, or the operator.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ferroq_core::job::{ErrorKind, JobOptions, JobSpec, JobState, Priority};
+use ferroq_core::job::{ErrorKind, JobId, JobOptions, JobRecord, JobSpec, JobState, Priority, QueueName};
 use ferroq_core::storage::{
     Act, ActAnswer, ActReport, ActRequest, EnqueueAnswer, EnqueueRequest, ExchangeAnswer, ExchangeRequest, Outcome,
     RunError, Selection, Storage,
@@ -30,17 +30,69 @@ impl Twist for ReleaseFails {
     }
 }
 
+/// What jobs were enqueued as, where the storage behind got something else, so that reads don't give the mistake away
+/// and only what becomes of the jobs does.
+#[derive(Default)]
+struct Originals {
+    specs: Mutex<HashMap<(QueueName, JobId), Arc<JobSpec>>>,
+}
+
+impl Originals {
+    /// Exchanges the jobs of a request for changed ones.
+    fn exchange(&self, request: &mut EnqueueRequest, change: impl Fn(&mut JobSpec)) {
+        let mut specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
+        for spec in &mut request.jobs {
+            let mut changed = JobSpec::clone(spec);
+            change(&mut changed);
+            if changed != **spec {
+                specs.entry((spec.queue.clone(), spec.id)).or_insert_with(|| spec.clone());
+                *spec = Arc::new(changed);
+            }
+        }
+    }
+
+    /// Puts back what was exchanged; whether it was.
+    fn put_back(&self, spec: &mut Arc<JobSpec>) -> bool {
+        let specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
+        let original = specs.get(&(spec.queue.clone(), spec.id));
+        if let Some(original) = original {
+            *spec = original.clone();
+        }
+        original.is_some()
+    }
+
+    /// Passes an exchange on and puts back what its claims show.
+    async fn hand_out(&self, to: &dyn Storage, request: ExchangeRequest) -> Answer<ExchangeAnswer> {
+        let mut answer = to.exchange(request).await?;
+        for claim in answer.claimed.iter_mut().flat_map(|claimed| &mut claimed.claims) {
+            self.put_back(&mut claim.spec);
+        }
+        Ok(answer)
+    }
+}
+
 /// Serves jobs in the order in which they came.
 #[derive(Default)]
-pub(super) struct NoPriority;
+pub(super) struct NoPriority {
+    originals: Originals,
+}
 
 #[async_trait]
 impl Twist for NoPriority {
     async fn enqueue(&self, to: &dyn Storage, mut request: EnqueueRequest) -> Answer<Vec<EnqueueAnswer>> {
-        for spec in &mut request.jobs {
-            *spec = Arc::new(JobSpec { priority: Priority::default(), ..JobSpec::clone(spec) });
-        }
+        self.originals.exchange(&mut request, |spec| spec.priority = Priority::default());
         to.enqueue(request).await
+    }
+
+    async fn exchange(&self, to: &dyn Storage, request: ExchangeRequest) -> Answer<ExchangeAnswer> {
+        self.originals.hand_out(to, request).await
+    }
+
+    fn shown(&self, mut record: JobRecord) -> JobRecord {
+        if self.originals.put_back(&mut record.spec) && record.priority == Priority::default() {
+            record.priority = record.spec.priority;
+        }
+        record
     }
 }
 
@@ -87,18 +139,30 @@ impl Twist for PauseIgnored {
     }
 }
 
-/// Takes jobs without their `expires_in`.
+/// Starts jobs however old they are.
 #[derive(Default)]
-pub(super) struct NeverExpires;
+pub(super) struct NeverExpires {
+    originals: Originals,
+}
 
 #[async_trait]
 impl Twist for NeverExpires {
     async fn enqueue(&self, to: &dyn Storage, mut request: EnqueueRequest) -> Answer<Vec<EnqueueAnswer>> {
-        for spec in &mut request.jobs {
-            let options = JobOptions { expires_in: None, ..JobOptions::clone(&spec.options) };
-            *spec = Arc::new(JobSpec { options: Arc::new(options), ..JobSpec::clone(spec) });
-        }
+        self.originals.exchange(&mut request, |spec| {
+            spec.options = Arc::new(JobOptions { expires_in: None, ..JobOptions::clone(&spec.options) });
+        });
         to.enqueue(request).await
+    }
+
+    async fn exchange(&self, to: &dyn Storage, request: ExchangeRequest) -> Answer<ExchangeAnswer> {
+        self.originals.hand_out(to, request).await
+    }
+
+    fn shown(&self, mut record: JobRecord) -> JobRecord {
+        if self.originals.put_back(&mut record.spec) {
+            record.expires_at = record.spec.options.expires_in.map(|span| record.created_at.after(span));
+        }
+        record
     }
 }
 
