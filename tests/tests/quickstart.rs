@@ -152,7 +152,8 @@ fn totals(output: &Output) -> [u64; 4] {
     let mut numbers = [0; 4];
     let words: Vec<&str> = last.split(' ').collect();
     assert_eq!(words.len(), 4, "{last}");
-    for ((word, name), number) in words.iter().zip(["files=", "completed=", "failed=", "executions="]).zip(&mut numbers) {
+    for ((word, name), number) in words.iter().zip(["files=", "completed=", "failed=", "executions="]).zip(&mut numbers)
+    {
         *number = word.strip_prefix(name).and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{last}"));
     }
     numbers
@@ -385,7 +386,7 @@ fn kill_at_some_moment(child: &mut Child, random: &mut StdRng, executed: impl Fn
             let status = child.wait().expect("it ends");
             return status.signal() == Some(9);
         }
-        thread::yield_now();
+        thread::sleep(Duration::from_micros(300));
     }
 }
 
