@@ -70,3 +70,34 @@ impl Keys {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ferroq_core::job::{JobKind, Payload, QueueName};
+    use ferroq_core::policy::dedup::Dedup;
+
+    use super::*;
+
+    #[test]
+    fn holds_that_ran_out_do_not_pile_up() {
+        let (Ok(queue), Ok(kind)) = (QueueName::new("q"), JobKind::new("k")) else { panic!("good names") };
+        let mut keys = Keys::default();
+        for second in 0..100_000 {
+            let now = Timestamp::from_micros(second * 1_000_000);
+            let mut spec = JobSpec::new(queue.clone(), kind.clone(), Payload::json("1"));
+            let key = DedupKey::new(format!("key {second}")).unwrap_or_else(|error| panic!("{error}"));
+            spec.dedup = Some(Dedup { key, mode: DedupMode::For(Duration::from_secs(10)) });
+            keys.take(&spec, now);
+            assert!(keys.holder(&spec, now).is_some());
+            assert!(keys.entries_len() <= PURGE_KEYS_MIN);
+        }
+    }
+
+    impl Keys {
+        fn entries_len(&self) -> usize {
+            self.holders.len()
+        }
+    }
+}

@@ -1,5 +1,5 @@
 //! The records of a queue, and the lines that they stand in. A record stands in exactly one line, the one that
-//! [`Roster::place`] names, and every change of a record goes through [`Roster::change`], so a record can't be in the
+//! [`place`] names, and every change of a record goes through [`Roster::change`], so a record can't be in the
 //! wrong line or in two. Counts are the lengths of lines and can't drift. A line is ordered by (rank, seq), where the
 //! rank is what the state is served by: priority, due time, lease end or prune time.
 
@@ -270,5 +270,31 @@ impl Hasher for IdHasher {
         // The table takes its bucket from the low bits and a tag from the high ones, so both must depend on all bits.
         let product = u128::from(self.0) * 0x9E37_79B9_7F4A_7C15;
         (product as u64) ^ ((product >> 64) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::hash::{BuildHasher, Hash};
+
+    use super::*;
+
+    #[test]
+    fn ids_that_differ_anywhere_spread_over_buckets_and_tags() {
+        let hasher = BuildHasherDefault::<IdHasher>::default();
+        for shift in (0..=112).step_by(8) {
+            let hash = |number: u128| hasher.hash_one(JobId::from_bytes((number << shift).to_be_bytes()));
+            let buckets: HashSet<u64> = (0..1024).map(|number| hash(number) % 1024).collect();
+            let tags: HashSet<u64> = (0..1024).map(|number| hash(number) >> 57).collect();
+            assert!(buckets.len() > 256 && tags.len() > 32, "{} {} at {shift}", buckets.len(), tags.len());
+        }
+    }
+
+    #[test]
+    fn the_length_of_an_id_is_no_part_of_its_hash() {
+        let mut hasher = IdHasher::default();
+        16_usize.hash(&mut hasher);
+        assert_eq!(hasher.finish(), 0);
     }
 }
