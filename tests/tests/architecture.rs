@@ -11,7 +11,9 @@ const START: &str = "<!-- states: generated from core/src/job/state.rs by tests/
 const END: &str = "<!-- end of states -->";
 
 fn diagram() -> String {
-    let mut text = "```mermaid\nstateDiagram-v2\n    [*] --> Waiting: enqueue\n    [*] --> Delayed: enqueue with a delay\n".to_owned();
+    let mut text =
+        "```mermaid\nstateDiagram-v2\n    [*] --> Waiting: enqueue\n    [*] --> Delayed: enqueue with a delay\n"
+            .to_owned();
     for from in JobState::ALL {
         for to in JobState::ALL {
             let moves: Vec<String> = Move::ALL
