@@ -29,9 +29,14 @@ impl Unit<'_> {
         };
         let number = self.queues[at].number;
         let (first, last) = self.queues[at].event_range();
-        let from = i64::try_from(after.0).unwrap_or(i64::MAX);
+        let mut from = i64::try_from(after.0).unwrap_or(i64::MAX);
         let mut page = EventPage { next: after, missed: from.saturating_add(1) < first, ..EventPage::default() };
-        if from >= last {
+        if from > last {
+            // A cursor of a log that was obliterated since.
+            from = 0;
+            page = EventPage { missed: true, ..EventPage::default() };
+        }
+        if from == last {
             return Ok(page);
         }
         let limit = i64::try_from(max_entries).unwrap_or(i64::MAX);

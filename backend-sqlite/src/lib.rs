@@ -8,6 +8,7 @@ mod common;
 mod control;
 mod error;
 mod events;
+mod in_app;
 mod inspect;
 mod jobs;
 mod names;
@@ -26,5 +27,6 @@ mod watcher;
 mod writer;
 mod writes;
 
+pub use in_app::{CompleteIn, EnqueueIn, EnqueueSpecsIn};
 pub use options::{Durability, SqliteOptions};
 pub use storage::SqliteStorage;

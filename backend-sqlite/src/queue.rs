@@ -21,6 +21,9 @@ pub(crate) const READ: &str = "SELECT concat_ws(',',number,counter,last,attended
     active,completed,failed,cancelled,shelved,solo,event_first,event_last,work,control,stamp),config \
     FROM ferroq_queues WHERE name=?";
 
+/// A queue's number by its name, by the unique index on it.
+pub(crate) const NUMBER: &str = "SELECT number FROM ferroq_queues WHERE name=?";
+
 const WRITE: &str = "UPDATE ferroq_queues SET config=?,counter=?,last=?,attended_at=?,term_min=?,waiting=?,delayed=?,\
     blocked=?,active=?,completed=?,failed=?,cancelled=?,shelved=?,solo=?,event_first=?,event_last=?,work=?,control=?,\
     stamp=? WHERE number=?";
@@ -33,6 +36,10 @@ const TRIM_ENTRIES: i64 = 128;
 
 /// All Active leases for the full term again (clock stepped back), by `ferroq_jobs_by_place`.
 const REANCHOR: &str = "UPDATE ferroq_jobs SET rank=min(lease_term,9223372036854775807-?)+? WHERE place=?";
+
+/// How far the stored time may lag behind while calls find nothing to do: so much of a step back of the clock may go
+/// unnoticed, and so seldom does an idle worker write.
+const STALE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -127,10 +134,16 @@ impl Queue {
         advance(Some(self.last), clock).0
     }
 
+    /// Whether the stored time lags behind so much that it should be written, even if there is nothing else to write.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.now.since(self.last) >= STALE
+    }
+
     /// Lets the clock reading in, as every writing call begins.
     pub(crate) fn advance(&mut self, clock: Timestamp, script: &mut Script) {
         let (now, step) = advance(Some(self.last), clock);
         self.now = now;
+        self.dirty |= now != self.last;
         self.last = now;
         if let TimeStep::SteppedBack { from } = step {
             tracing::warn!(queue = %self.name, %from, to = %now, "the clock stepped back; every lease gets its full term");

@@ -87,7 +87,7 @@ impl SqliteStorage {
         let probe = async |unit: &mut crate::unit::Unit<'_>| {
             let Some(at) = unit.queue(queue).await? else { return Ok(Some(ClaimAnswer::default())) };
             let queue = &unit.queues[at];
-            if queue.count(JobState::Active) > 0 {
+            if queue.count(JobState::Active) > 0 || queue.is_stale() {
                 return Ok(None);
             }
             if queue.config.paused {
@@ -114,8 +114,8 @@ impl SqliteStorage {
         let probe = async |unit: &mut crate::unit::Unit<'_>| {
             let Some(at) = unit.queue(queue).await? else { return Ok(Some(SweepAnswer::default())) };
             let queue = &unit.queues[at];
-            let (active, now) = (queue.count(JobState::Active), queue.now);
-            if active > 0 {
+            let now = queue.now;
+            if queue.count(JobState::Active) > 0 || queue.is_stale() {
                 return Ok(None);
             }
             let asks = Pending::asks(queue);
@@ -139,9 +139,12 @@ impl Jobs for SqliteStorage {
             return Err(closed());
         }
         if let Some(claim) = request.claim.as_ref().filter(|_| request.settlements.is_empty())
+            && request.call.is_none_or(|call| !self.writer.knows(call))
             && let Some(answer) = self.idle_claim(&request.queue, claim).await?
         {
-            return Ok(ExchangeAnswer { settled: Vec::new(), claimed: Some(answer) });
+            let answer = ExchangeAnswer { settled: Vec::new(), claimed: Some(answer) };
+            self.writer.keep(request.call, self.common.clock.now(), &answer);
+            return Ok(answer);
         }
         answer!(self, Call::Exchange(request), Exchange)
     }

@@ -148,6 +148,15 @@ impl<'c> Unit<'c> {
         self.load(name, &rows)
     }
 
+    /// A queue's number, without reading its row in.
+    pub(crate) async fn number(&mut self, name: &QueueName) -> Result<Option<i64>, StorageError> {
+        if let Some(at) = self.loaded(name) {
+            return Ok(Some(self.queues[at].number));
+        }
+        let [rows] = self.ask([(queue::NUMBER, vec![name.as_str().into()])]).await?;
+        Ok(first_int(&rows))
+    }
+
     pub(crate) fn loaded(&self, name: &QueueName) -> Option<usize> {
         self.queues.iter().position(|queue| queue.name == *name && !queue.removed)
     }

@@ -4,19 +4,19 @@
 //! is dropped leaves its call whole.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferroq_core::storage::{
     ActReport, ActRequest, AnswerBook, CallAnswer, CallId, DumpPage, Effect, EnqueueAnswer, EnqueueRequest, ErrorCode,
     ExchangeAnswer, ExchangeRequest, Lease, Note, NoteAnswer, ObliterateAnswer, QueueConfig, RenewAnswer, RenewRequest,
     RestoreAnswer, StorageError, SweepAnswer, SweepRequest,
 };
-use ferroq_core::{JobId, JobState, QueueName};
+use ferroq_core::{JobId, JobState, QueueName, Timestamp};
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::common::Common;
-use crate::error::{closed, unexpected};
+use crate::error::{closed, invalid, unexpected};
 use crate::queue::{self, Queue};
 use crate::record::WAITED_ON_FLAG;
 use crate::row::key_range;
@@ -94,6 +94,7 @@ type Reply = oneshot::Sender<Result<Answer, StorageError>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Writer {
     calls: mpsc::UnboundedSender<(Call, Reply)>,
+    book: Arc<Mutex<AnswerBook>>,
 }
 
 impl Writer {
@@ -101,9 +102,20 @@ impl Writer {
     pub(crate) fn start(conn: SqliteConnection, common: Arc<Common>) -> Writer {
         let (calls, inbox) = mpsc::unbounded_channel();
         let stamp = i64::from_be_bytes(uuid_part()) & (i64::MAX >> 1);
-        let task = Task { conn, common, book: AnswerBook::default(), stamp };
+        let book = Arc::<Mutex<AnswerBook>>::default();
+        let task = Task { conn, common, book: book.clone(), stamp };
         drop(tokio::spawn(task.run(inbox)));
-        Writer { calls }
+        Writer { calls, book }
+    }
+
+    /// Whether this very call was answered before.
+    pub(crate) fn knows(&self, call: CallId) -> bool {
+        open(&self.book).recall(Some(call)).is_some()
+    }
+
+    /// Keeps an answer that a reader found.
+    pub(crate) fn keep(&self, call: Option<CallId>, at: Timestamp, answer: &ExchangeAnswer) {
+        open(&self.book).keep(call, at, || CallAnswer::Exchange(answer.clone()));
     }
 
     /// Makes a call.
@@ -115,6 +127,10 @@ impl Writer {
     }
 }
 
+fn open(book: &Mutex<AnswerBook>) -> MutexGuard<'_, AnswerBook> {
+    book.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn uuid_part() -> [u8; 8] {
     let mut part = [0; 8];
     part.copy_from_slice(&JobId::new().as_bytes()[8..]);
@@ -124,7 +140,7 @@ fn uuid_part() -> [u8; 8] {
 struct Task {
     conn: SqliteConnection,
     common: Arc<Common>,
-    book: AnswerBook,
+    book: Arc<Mutex<AnswerBook>>,
     /// Written to the queues' rows, so that a commit whose answer was lost can be recognised.
     stamp: i64,
 }
@@ -220,8 +236,9 @@ impl Task {
         let work = async {
             let mut at = 0;
             while at < calls.len() {
-                if let Some(kept) = self.book.recall(calls[at].id()) {
-                    answers.push(repeat(&mut unit, &calls[at], kept.clone()).await?);
+                let kept = open(&self.book).recall(calls[at].id()).cloned();
+                if let Some(kept) = kept {
+                    answers.push(repeat(&mut unit, &calls[at], kept).await?);
                     at += 1;
                     continue;
                 }
@@ -280,13 +297,14 @@ impl Task {
             self.common.hint(queue);
         }
         let at = self.common.clock.now();
+        let mut book = open(&self.book);
         for (call, answer) in calls.iter().zip(answers) {
             let id = call.id();
             match answer {
-                _ if id.is_none() || self.book.recall(id).is_some() => {}
-                Answer::Enqueue(answer) => self.book.keep(id, at, || CallAnswer::Enqueue(answer.clone())),
-                Answer::Exchange(answer) => self.book.keep(id, at, || CallAnswer::Exchange(answer.clone())),
-                Answer::Act(answer) => self.book.keep(id, at, || CallAnswer::Act(answer.clone())),
+                _ if id.is_none() || book.recall(id).is_some() => {}
+                Answer::Enqueue(answer) => book.keep(id, at, || CallAnswer::Enqueue(answer.clone())),
+                Answer::Exchange(answer) => book.keep(id, at, || CallAnswer::Exchange(answer.clone())),
+                Answer::Act(answer) => book.keep(id, at, || CallAnswer::Act(answer.clone())),
                 _ => {}
             }
         }
@@ -326,7 +344,8 @@ impl Task {
 }
 
 /// How many enqueues of the same queue stand at the head, none of them answered before.
-fn enqueues_alike(calls: &[Call], book: &AnswerBook) -> usize {
+fn enqueues_alike(calls: &[Call], book: &Mutex<AnswerBook>) -> usize {
+    let book = open(book);
     let Some(Call::Enqueue(first)) = calls.first() else { return 0 };
     let alike = |call: &&Call| match call {
         Call::Enqueue(next) => next.queue == first.queue && book.recall(next.call).is_none(),
@@ -361,8 +380,9 @@ async fn run(unit: &mut Unit<'_>, call: &Call) -> Result<Answer, StorageError> {
         Call::Annotate(queue, notes) => Answer::Annotate(unit.annotate(queue, notes).await?),
         Call::Sweep(request) => Answer::Sweep(unit.sweep(&request.queue, request.max_items).await?),
         Call::Watch(queue, id) => {
-            if let Some(at) = unit.queue(queue).await? {
-                let (low, high) = key_range(unit.queues[at].number);
+            // Not by way of the queue's row: a watch leaves the queue's time alone.
+            if let Some(number) = unit.number(queue).await? {
+                let (low, high) = key_range(number);
                 let id = id.as_bytes().to_vec();
                 unit.flush();
                 unit.script.add(WATCH, [WAITED_ON_FLAG.into(), id.into(), low.into(), high.into()]);
@@ -385,11 +405,11 @@ async fn run(unit: &mut Unit<'_>, call: &Call) -> Result<Answer, StorageError> {
 
 /// The answer that was given before; of its claims, those whose lease is still current.
 async fn repeat(unit: &mut Unit<'_>, call: &Call, kept: CallAnswer) -> Result<Answer, StorageError> {
-    Ok(match kept {
-        CallAnswer::Enqueue(answer) => Answer::Enqueue(answer),
-        CallAnswer::Act(report) => Answer::Act(report),
-        CallAnswer::Exchange(mut answer) => {
-            if let (Some(claimed), Call::Exchange(request)) = (&mut answer.claimed, call)
+    Ok(match (kept, call) {
+        (CallAnswer::Enqueue(answer), Call::Enqueue(_)) => Answer::Enqueue(answer),
+        (CallAnswer::Act(report), Call::Act(_)) => Answer::Act(report),
+        (CallAnswer::Exchange(mut answer), Call::Exchange(request)) => {
+            if let Some(claimed) = &mut answer.claimed
                 && !claimed.claims.is_empty()
             {
                 let number = unit.names.queue_number(&request.queue);
@@ -409,5 +429,6 @@ async fn repeat(unit: &mut Unit<'_>, call: &Call, kept: CallAnswer) -> Result<An
             }
             Answer::Exchange(answer)
         }
+        _ => return Err(invalid("a call id was used again for another sort of call")),
     })
 }
