@@ -2,7 +2,7 @@
 //! verdict; this file checks the lease and writes the verdict down.
 
 use ferroq_core::event::EventKind;
-use ferroq_core::job::{JobState, Move, Slot, transition};
+use ferroq_core::job::{JobState, Move, transition};
 use ferroq_core::policy::settle::{self, Standing, Verdict};
 use ferroq_core::storage::{Lease, Outcome, SettleAnswer};
 
@@ -59,7 +59,7 @@ impl Turn<'_> {
             self.hints.work = true;
             self.queue.roster.change(key, |record| {
                 record.state = verdict.state;
-                record.slot = if verdict.state == JobState::Waiting { verdict.slot } else { Slot::Lane };
+                record.slot = verdict.slot;
                 record.due_at = verdict.due_at.unwrap_or(record.due_at);
                 record.lease_until = None;
                 record.lease_term = None;
