@@ -1,0 +1,141 @@
+//! Worker processes killed with SIGKILL at random moments while they, and the test, enqueue and work on one SQLite file.
+//! Afterwards nothing may be lost, nothing whose completion was committed may have run again, and what a handler wrote
+//! in the transaction that completes its job must be there exactly once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferroq_core::client::Client;
+use ferroq_core::job::{JobId, JobState, QueueName};
+use ferroq_core::policy::dedup::DedupMode;
+use ferroq_core::policy::retention::{KeepRule, Retention};
+use ferroq_core::storage::{JobFilter, QueueConfig};
+use ferroq_testkit::harness::audit;
+use ferroq_tests::child::Child;
+use ferroq_tests::jobs::{APP_TABLE, AppEffect, Effect, Order, QUEUE, State, id_of, worker};
+use ferroq_tests::trace::{self, Trace};
+use ferroq_tests::wait::{seed, within};
+use ferroq_tests::store;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+const WORKER: &str = env!("CARGO_BIN_EXE_crash_worker");
+/// Kills, unless `FERROQ_KILLS` says otherwise (a soak runs far more).
+const KILLS: u64 = 110;
+/// New jobs after each kill, of either kind.
+const JOBS_A_KILL: u64 = 12;
+
+/// Keeps every record and event, so that the end can be compared with what happened on the way.
+fn keep_all() -> QueueConfig {
+    let rule = KeepRule { age: Duration::from_secs(3600), count: 10_000_000 };
+    let mut config = QueueConfig::default();
+    config.retention = Retention { completed: rule, failed: rule, cancelled: rule };
+    config.event_entries_kept = 10_000_000;
+    config
+}
+
+async fn completed(client: &Client) -> HashSet<JobId> {
+    let queue = client.queue(QUEUE).expect("a name");
+    let jobs = queue.all(JobFilter::states([JobState::Completed])).await.expect("list");
+    jobs.into_iter().map(|record| record.id()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_workers_lose_nothing_and_repeat_nothing_that_was_committed() {
+    let seed = seed("crash_kill", "killed_workers");
+    let mut random = StdRng::seed_from_u64(seed);
+    let kills = std::env::var("FERROQ_KILLS").map_or(KILLS, |text| text.parse().expect("FERROQ_KILLS is a number"));
+    let directory = store::directory();
+    let order = Order::work(store::db_in(&directory));
+    let client = Client::new(Arc::new(store::sqlite(&order.db).await));
+    client.queue(QUEUE).expect("a name").configure(keep_all()).await.expect("configure");
+    let app = store::app(&order.db).await;
+    sqlx::query(APP_TABLE).execute(&app).await.expect("the app's table");
+
+    // Two workers at a time, so that a killed one's jobs are taken over while the other lives.
+    let mut children = [Child::spawn(WORKER, &order), Child::spawn(WORKER, &order)];
+    let mut next = 0;
+    // What was completed when, as a place in the trace: nothing of it may start after that place.
+    let mut committed: HashMap<JobId, usize> = HashMap::new();
+    for _ in 0..kills {
+        for _ in 0..JOBS_A_KILL {
+            // The key is freed as the job ends, or the last assertion on keys fails.
+            let enqueue = client.enqueue(Effect { n: next }).id(id_of(next));
+            enqueue.dedup(format!("key-{next}"), DedupMode::UntilFinished).await.expect("enqueue");
+            client.enqueue(AppEffect { n: next + 1 }).id(id_of(next + 1)).await.expect("enqueue");
+            next += 2;
+        }
+        // The moment of the kill is the subject of the test; any time is as good as another.
+        tokio::time::sleep(Duration::from_micros(random.random_range(0..350_000))).await;
+        let victim = random.random_range(0..children.len());
+        // The store first and the trace after: what was committed before the look was traced before it as well.
+        let done = completed(&client).await;
+        let length = trace::read(&order.trace).len();
+        for id in done {
+            committed.entry(id).or_insert(length);
+        }
+        children[victim].kill().await;
+        children[victim] = Child::spawn(WORKER, &order);
+    }
+    for mut child in children {
+        child.kill().await;
+    }
+
+    let state = State {
+        trace: Trace::open(&order.trace),
+        app: Some(app.clone()),
+        neighbours: Default::default(),
+        directory: directory.path().to_owned(),
+    };
+    within("everything left is worked off", worker(&client, Arc::new(state), &order).run_until_idle())
+        .await
+        .expect("run");
+
+    let queue = QueueName::new(QUEUE).expect("a name");
+    let dump = audit(client.storage().as_ref(), &queue).await;
+    let unfinished: Vec<_> = dump.jobs.iter().filter(|record| record.state != JobState::Completed).collect();
+    assert!(unfinished.is_empty(), "not completed: {unfinished:#?}");
+    let ids: HashSet<_> = dump.jobs.iter().map(|record| record.id()).collect();
+    let missing: Vec<_> = (0..next).filter(|n| !ids.contains(&id_of(*n))).collect();
+    assert!(missing.is_empty(), "lost: {missing:?}");
+    assert_eq!(dump.dedup, [], "all keys are free");
+
+    // Follow-ups come into being with the completion that asked for them: one for every fifth job, and never two.
+    let mut echoes: BTreeMap<u64, u32> = BTreeMap::new();
+    for record in dump.jobs.iter().filter(|record| &*record.spec.kind == "test.echo") {
+        let payload: serde_json::Value = serde_json::from_slice(&record.spec.payload.bytes).expect("JSON");
+        *echoes.entry(payload["n"].as_u64().expect("a number")).or_default() += 1;
+    }
+    let expected: BTreeMap<_, _> = (0..next).step_by(2).filter(|n| n.is_multiple_of(5)).map(|n| (n, 1)).collect();
+    assert_eq!(echoes, expected, "follow-ups by parent");
+
+    // No run starts after its job's completion was seen, and epochs rise from run to run.
+    let lines = trace::read(&order.trace);
+    let mut epochs: HashMap<u64, i64> = HashMap::new();
+    for (place, line) in lines.iter().enumerate().filter(|(_, line)| line.what == "start") {
+        if let Some(&length) = committed.get(&id_of(line.n)) {
+            assert!(place < length, "job {} ran again after it was completed: {line:?}", line.n);
+        }
+        let last = epochs.insert(line.n, line.epoch);
+        assert!(last.is_none_or(|last| last < line.epoch), "job {}: {last:?} before {line:?}", line.n);
+    }
+    for record in dump.jobs.iter() {
+        let last = (0..next).find(|n| id_of(*n) == record.id()).and_then(|n| epochs.get(&n).copied());
+        assert!(last.is_none_or(|last| last == record.epoch), "{} was completed by another run", record.id());
+    }
+
+    // Exactly once: a row for each job, written by the run that completed it.
+    let rows: Vec<(i64, i64)> =
+        sqlx::query_as("SELECT n, epoch FROM app_effects ORDER BY n").fetch_all(&app).await.expect("rows");
+    let effects: BTreeSet<_> = rows.iter().map(|(n, _)| *n as u64).collect();
+    assert_eq!(rows.len(), effects.len(), "an effect happened twice");
+    assert_eq!(effects, (1..next).step_by(2).collect::<BTreeSet<_>>(), "effects of the app's own transaction");
+    for (n, epoch) in rows {
+        assert_eq!(epochs.get(&(n as u64)), Some(&epoch), "the row of {n} is of the run that completed it");
+    }
+    let (check,): (String,) = sqlx::query_as("PRAGMA integrity_check").fetch_one(&app).await.expect("integrity_check");
+    assert_eq!(check, "ok");
+    let crashes: u32 = dump.jobs.iter().map(|record| record.crashes).sum();
+    assert!(crashes > 0, "the kills met no running job; the test shows nothing");
+}
