@@ -58,8 +58,7 @@ pub trait EnqueueIn<J> {
     ///
     /// # Errors
     /// [`ClientError`]; the transaction is as it was, and may go on.
-    fn enqueue_in(self, tx: &mut SqliteConnection)
-    -> impl Future<Output = Result<JobHandle<J>, ClientError>> + Send;
+    fn enqueue_in(self, tx: &mut SqliteConnection) -> impl Future<Output = Result<JobHandle<J>, ClientError>> + Send;
 }
 
 impl<J: Job> EnqueueIn<J> for Enqueue<J> {

@@ -129,7 +129,8 @@ async fn inspect(conn: &mut SqliteConnection) -> Result<Option<i64>, StorageErro
     check_version(conn).await?;
     let encoding: String = one(conn, "PRAGMA encoding").await?.unwrap_or_default();
     if encoding != "UTF-8" {
-        let message = format!("the database stores text as {encoding}, and ferroq needs UTF-8; use another file for it");
+        let message =
+            format!("the database stores text as {encoding}, and ferroq needs UTF-8; use another file for it");
         return Err(StorageError::new(ErrorCode::Unsupported, message));
     }
     let table = "SELECT name FROM sqlite_master WHERE type='table' AND name='ferroq_meta'";
@@ -190,7 +191,18 @@ fn network_mount(path: &Path) -> Option<String> {
 /// The same, by the text of `/proc/mounts`.
 pub(crate) fn network_mount_in(mounts: &str, path: &Path) -> Option<String> {
     const NETWORK: [&str; 13] = [
-        "nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "fuse.glusterfs",
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "9p",
+        "afs",
+        "ceph",
+        "fuse.sshfs",
+        "fuse.glusterfs",
         "fuse.rclone",
     ];
     let mut best: Option<(usize, &str)> = None;
@@ -218,7 +230,8 @@ mod tests {
 
     #[test]
     fn a_path_is_on_the_innermost_mount_and_a_network_one_is_named() {
-        let mounts = "/dev/sda1 / ext4 rw 0 0\nhost:/x /mnt/share\\040d nfs4 rw 0 0\n/dev/sdb /mnt/share\\040d/in ext4 rw 0 0\n";
+        let mounts =
+            "/dev/sda1 / ext4 rw 0 0\nhost:/x /mnt/share\\040d nfs4 rw 0 0\n/dev/sdb /mnt/share\\040d/in ext4 rw 0 0\n";
         let on = |path: &str| network_mount_in(mounts, Path::new(path));
         assert_eq!(on("/mnt/share d/app.db").as_deref(), Some("nfs4"));
         assert_eq!(on("/mnt/share d/in/app.db"), None);

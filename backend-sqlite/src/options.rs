@@ -66,7 +66,9 @@ impl SqliteOptions {
                 }
                 ("create", "true") => options.create_if_missing = true,
                 ("create", "false") => options.create_if_missing = false,
-                ("create", other) => return Err(invalid(format!("create={other} is not known; use `true` or `false`"))),
+                ("create", other) => {
+                    return Err(invalid(format!("create={other} is not known; use `true` or `false`")));
+                }
                 ("busy_timeout", value) => options.busy_timeout = span(value)?,
                 (other, _) => {
                     return Err(invalid(format!(
@@ -154,8 +156,9 @@ mod tests {
 
     #[test]
     fn a_url_says_path_and_settings() {
-        let options = SqliteOptions::from_url("sqlite:///var/my%20app.db?durability=full&busy_timeout=250ms&create=false")
-            .expect("a good URL");
+        let options =
+            SqliteOptions::from_url("sqlite:///var/my%20app.db?durability=full&busy_timeout=250ms&create=false")
+                .expect("a good URL");
         assert_eq!(options.path, Path::new("/var/my app.db"));
         assert_eq!(options.durability, Durability::Full);
         assert_eq!(options.busy_timeout, Duration::from_millis(250));

@@ -134,9 +134,10 @@ impl Queue {
         advance(Some(self.last), clock).0
     }
 
-    /// Whether the stored time lags behind so much that it should be written, even if there is nothing else to write.
+    /// Whether the clock stepped back, or the stored time lags behind so much that it should be written, even if there
+    /// is nothing else to write.
     pub(crate) fn is_stale(&self) -> bool {
-        self.now.since(self.last) >= STALE
+        self.now < self.last || self.now.since(self.last) >= STALE
     }
 
     /// Lets the clock reading in, as every writing call begins.

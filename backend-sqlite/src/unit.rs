@@ -295,7 +295,7 @@ impl<'c> Unit<'c> {
         let untouched = !self.saves.contains_key(&row.key) && state == JobState::Completed;
         if untouched && !row.notes_changed {
             self.queues[at].shift(state, Slot::Lane, 1);
-                let place = crate::row::place(number, state, Slot::Lane, 0);
+            let place = crate::row::place(number, state, Slot::Lane, 0);
             self.completes.entry((place, prune.as_micros())).or_default().push(row.key);
             row.stand(state, Slot::Lane, prune.as_micros());
             return Some(row);
@@ -318,9 +318,7 @@ impl<'c> Unit<'c> {
 
     /// Writes everything that ends the work on the queues: pruning by count, events, the queues' rows.
     pub(crate) async fn finish(&mut self, stamp: i64) -> Result<(), StorageError> {
-        for at in 0..self.queues.len() {
-            self.prune_by_count(at).await?;
-        }
+        self.end_call().await?;
         self.flush();
         for queue in &mut self.queues {
             queue.write(stamp, &mut self.script);
@@ -328,8 +326,15 @@ impl<'c> Unit<'c> {
         Ok(())
     }
 
-    /// Ends the call on all queues: what it added to the ended states may push older records out.
-    pub(crate) async fn prune_by_count(&mut self, at: usize) -> Result<(), StorageError> {
+    /// Ends a call: what it added to the ended states may push older records out.
+    pub(crate) async fn end_call(&mut self) -> Result<(), StorageError> {
+        for at in 0..self.queues.len() {
+            self.prune_by_count(at).await?;
+        }
+        Ok(())
+    }
+
+    async fn prune_by_count(&mut self, at: usize) -> Result<(), StorageError> {
         for state in [JobState::Completed, JobState::Failed, JobState::Cancelled] {
             let queue = &mut self.queues[at];
             let added = std::mem::take(&mut queue.added[usize::from(state.number())]);
@@ -343,11 +348,8 @@ impl<'c> Unit<'c> {
             }
             // Records that somebody waits for are passed over, unless they ended long enough ago.
             let ended_before = queue.now.before(WAITED_ON_KEEP).as_micros();
-            let values = vec![
-                queue.place(state).into(),
-                ended_before.into(),
-                i64::try_from(quota).unwrap_or(i64::MAX).into(),
-            ];
+            let values =
+                vec![queue.place(state).into(), ended_before.into(), i64::try_from(quota).unwrap_or(i64::MAX).into()];
             let [answer] = self.ask([(writes::OLDEST, values)]).await?;
             for row in self.rows(&answer, false).await? {
                 self.queues[at].leave(&row);

@@ -28,7 +28,8 @@ const CALLS_MAX: usize = 256;
 /// How many jobs, leases or settlements the calls of a transaction are about at most (a single call may be larger).
 const ITEMS_MAX: usize = 4096;
 
-const WATCH: &str = "UPDATE ferroq_jobs INDEXED BY ferroq_jobs_by_id SET flags=flags|? WHERE id=? AND key BETWEEN ? AND ?";
+const WATCH: &str =
+    "UPDATE ferroq_jobs INDEXED BY ferroq_jobs_by_id SET flags=flags|? WHERE id=? AND key BETWEEN ? AND ?";
 
 /// A call that writes.
 #[derive(Debug)]
@@ -207,7 +208,9 @@ impl Task {
                 for (call, reply) in calls.iter().zip(replies) {
                     let answer = self.attempt(std::slice::from_ref(call)).await;
                     let answer = answer.map_err(|failure| failure.error);
-                    drop(reply.send(answer.and_then(|mut answers| answers.pop().ok_or_else(|| unexpected("an answer")))));
+                    drop(
+                        reply.send(answer.and_then(|mut answers| answers.pop().ok_or_else(|| unexpected("an answer")))),
+                    );
                 }
             }
             Err(failure) => {
@@ -249,14 +252,14 @@ impl Task {
                     continue;
                 }
                 answers.push(run(&mut unit, &calls[at]).await?);
+                unit.end_call().await?;
                 at += 1;
             }
             unit.finish(self.stamp).await
         };
         let worked: Result<(), StorageError> = work.await;
         if let Err(error) = worked {
-            let one_by_one =
-                unit.request_at_fault || matches!(error.code(), ErrorCode::Invalid | ErrorCode::Corrupt);
+            let one_by_one = unit.request_at_fault || matches!(error.code(), ErrorCode::Invalid | ErrorCode::Corrupt);
             self.roll_back().await;
             return Err(Failure { error, one_by_one });
         }
@@ -270,7 +273,8 @@ impl Task {
             script.add("COMMIT", []);
             if let Err(error) = script.run(unit.connection(), 0).await {
                 let one_by_one = crate::error::is_about_the_request(&error);
-                let stamped = unit.queues.iter().find(|queue| queue.stamp == self.stamp).map(|queue| queue.name.clone());
+                let stamped =
+                    unit.queues.iter().find(|queue| queue.stamp == self.stamp).map(|queue| queue.name.clone());
                 let error = crate::error::storage_error(error);
                 let unit_queues = std::mem::take(&mut unit.queues);
                 drop(unit);
@@ -318,7 +322,9 @@ impl Task {
             Ok(_) => return,
             // SQLite itself rolls back after some errors, and then there is no transaction to end.
             Err(error) if crate::error::primary_code(&error) == Some(1) => return,
-            Err(error) => tracing::warn!(%error, "a failed transaction can't be rolled back; the connection is replaced"),
+            Err(error) => {
+                tracing::warn!(%error, "a failed transaction can't be rolled back; the connection is replaced")
+            }
         }
         match crate::open::writer(&self.common.options).await {
             Ok(conn) => self.conn = conn,

@@ -17,9 +17,8 @@ use crate::row::{Row, place, select_heads, select_rows};
 use crate::unit::{Ask, Unit, first_int};
 
 /// The head of a line, by `ferroq_jobs_by_place`.
-pub(crate) const CLAIMABLE: &str = select_rows!(
-    "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?)"
-);
+pub(crate) const CLAIMABLE: &str =
+    select_rows!("(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?)");
 /// The same without payloads.
 const HEADS: &str = select_heads!(
     "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?)"
@@ -71,9 +70,7 @@ impl Unit<'_> {
         let due = |next: Option<i64>| next.is_some_and(|due| due <= now.as_micros());
         let solo = claim.alone && self.queues[at].solo > 0;
         let (mut next_due, mut rows) = match read {
-            Some((next_due, rows)) if !shelved && !due(next_due) && !solo => {
-                (next_due, self.rows(&rows, true).await?)
-            }
+            Some((next_due, rows)) if !shelved && !due(next_due) && !solo => (next_due, self.rows(&rows, true).await?),
             _ => {
                 if shelved {
                     self.unshelve(at, claim).await?;
@@ -85,8 +82,7 @@ impl Unit<'_> {
                 {
                     return Ok(answer);
                 }
-                let [due_rows, line_rows] =
-                    self.ask([next_due_ask(number), line_ask(number, claim.max_items)]).await?;
+                let [due_rows, line_rows] = self.ask([next_due_ask(number), line_ask(number, claim.max_items)]).await?;
                 (first_int(&due_rows), self.rows(&line_rows, true).await?)
             }
         };
@@ -106,9 +102,8 @@ impl Unit<'_> {
     ) -> Result<Option<ClaimAnswer>, StorageError> {
         let number = self.queues[at].number;
         let solo = place(number, JobState::Waiting, Slot::Solo, 0);
-        let [rows, due] = self
-            .ask([(CLAIMABLE, vec![solo.into(), limit(claim.max_items).into()]), next_due_ask(number)])
-            .await?;
+        let [rows, due] =
+            self.ask([(CLAIMABLE, vec![solo.into(), limit(claim.max_items).into()]), next_due_ask(number)]).await?;
         let rows = self.rows(&rows, true).await?;
         let claims = self.look(at, claim, kinds, rows, true).await?;
         if claims.is_empty() {

@@ -52,15 +52,15 @@ impl Unit<'_> {
             return Ok(Vec::new());
         }
         // One question for all, if the queue's number is known; it is checked when its row is there.
-        let keys: Vec<&str> = jobs.iter().filter_map(|job| job.dedup.as_ref()).map(|dedup| dedup.key.as_str()).collect();
+        let keys: Vec<&str> =
+            jobs.iter().filter_map(|job| job.dedup.as_ref()).map(|dedup| dedup.key.as_str()).collect();
         let loaded = self.loaded(queue);
         let guess = loaded.map(|at| self.queues[at].number).or_else(|| self.names.queue_number(queue));
         let mut found = None;
         if let Some(number) = guess {
             let queue_ask = if loaded.is_some() { (NOTHING, vec![]) } else { self.queue_ask(queue) };
-            let [rows, ids, holders] = self
-                .ask([queue_ask, existing_ask(number, jobs), holders_ask(number, &keys)])
-                .await?;
+            let [rows, ids, holders] =
+                self.ask([queue_ask, existing_ask(number, jobs), holders_ask(number, &keys)]).await?;
             let at = if loaded.is_some() { loaded } else { self.load(queue, &rows)? };
             if at.is_some_and(|at| self.queues[at].number == number) {
                 found = Some((ids, holders));

@@ -48,11 +48,7 @@ impl Pending {
 
     /// The answer of a sweep that leaves this.
     pub(crate) fn answer(&self, now: Timestamp) -> SweepAnswer {
-        SweepAnswer {
-            more: self.more(now),
-            next: self.earliest().map(|at| at.since(now)),
-            ..SweepAnswer::default()
-        }
+        SweepAnswer { more: self.more(now), next: self.earliest().map(|at| at.since(now)), ..SweepAnswer::default() }
     }
 }
 
@@ -83,7 +79,6 @@ impl Unit<'_> {
                 left = left.saturating_sub(1);
             }
         }
-        self.prune_by_count(at).await?;
         self.queues[at].attend();
         let asks = Pending::asks(&self.queues[at]);
         let pending = Pending::read(&self.ask(asks).await?);
