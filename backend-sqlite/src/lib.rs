@@ -14,6 +14,8 @@ mod jobs;
 mod names;
 mod open;
 mod options;
+#[cfg(test)]
+mod plans;
 mod queue;
 mod reader;
 mod record;

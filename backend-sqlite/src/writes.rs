@@ -25,7 +25,8 @@ pub(crate) const REMOVE: &str = "DELETE FROM ferroq_jobs WHERE key IN (SELECT va
 pub(crate) const COMPLETE: &str = "UPDATE ferroq_jobs SET place=?,rank=?,finished_at=?,lease_term=NULL \
     WHERE key IN (SELECT value FROM json_each(?))";
 
-const SAVE: &str = "UPDATE ferroq_jobs SET place=v->>1,rank=v->>2,priority=v->>3,epoch=v->>4,attempts=v->>5,\
+/// Writes what may have changed, by key.
+pub(crate) const SAVE: &str = "UPDATE ferroq_jobs SET place=v->>1,rank=v->>2,priority=v->>3,epoch=v->>4,attempts=v->>5,\
     crashes=v->>6,runs=v->>7,flags=v->>8,due_at=v->>9,expires_at=v->>10,started_at=v->>11,finished_at=v->>12,\
     lease_term=v->>13,failure=v->>14,worker=v->>15,notes=iif(v->>16,CAST(v->>17 AS BLOB),notes) \
     FROM (SELECT value AS v,value->>0 AS k FROM json_each(?)) WHERE key=k";

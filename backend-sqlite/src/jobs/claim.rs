@@ -33,7 +33,7 @@ pub(crate) const NEXT_RANK: &str =
 const SHELF_HAS: &str = "SELECT 1 FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place IN \
     (SELECT value FROM json_each(?)) LIMIT 1";
 /// Hands jobs to a worker, by key; the epoch is `policy::enqueue::next_epoch`.
-const CLAIM: &str = "UPDATE ferroq_jobs SET place=?,rank=?,epoch=max(epoch+1,?),runs=runs+1,started_at=?,lease_term=?,\
+pub(super) const CLAIM: &str = "UPDATE ferroq_jobs SET place=?,rank=?,epoch=max(epoch+1,?),runs=runs+1,started_at=?,lease_term=?,\
     worker=? WHERE key IN (SELECT value FROM json_each(?))";
 
 fn limit(items: usize) -> i64 {

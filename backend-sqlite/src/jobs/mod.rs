@@ -12,3 +12,13 @@ pub(crate) use enqueue::{check as check_jobs, read_id};
 pub(crate) use exchange::check as check_exchange;
 pub(crate) use renew::check as check_renew;
 pub(crate) use sweep::Pending;
+
+/// The statements of the steady state, and what each finds its rows by.
+#[cfg(test)]
+pub(crate) const HOT: [(&str, &str); 5] = [
+    (claim::CLAIMABLE, "ferroq_jobs_by_place"),
+    (claim::DUE, "ferroq_jobs_by_place"),
+    (claim::NEXT_RANK, "ferroq_jobs_by_place"),
+    (claim::CLAIM, "INTEGER PRIMARY KEY (rowid=?)"),
+    (enqueue::EXISTING, "ferroq_jobs_by_id"),
+];
