@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use ferroq_core::storage::ErrorCode;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{self, BoxFuture};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::harness::{Scene, StorageBuilder, audit};
+use crate::harness::{Fixture, Scene, StorageBuilder, audit};
 
 topics! {
     ($)
@@ -35,6 +36,16 @@ topics! {
     annotate, __conformance_annotate;
     sweep, __conformance_sweep;
     retention, __conformance_retention;
+    acts, __conformance_acts;
+    queues, __conformance_queues;
+    lists, __conformance_lists;
+    events, __conformance_events;
+    watch, __conformance_watch;
+    transfer, __conformance_transfer;
+    time, __conformance_time;
+    repeat, __conformance_repeat;
+    values, __conformance_values;
+    handles, __conformance_handles;
 }
 
 /// A case that runs for this long hangs: it waits for something that the storage should have done.
@@ -97,11 +108,25 @@ impl Case {
     /// # Errors
     /// [`Failure`] if the case, or the audit, did not hold, or the case did not end in three minutes.
     pub async fn run(&self, builder: &dyn StorageBuilder) -> Result<(), Failure> {
-        let run = async {
-            let mut scene = Scene::new(builder.build().await);
+        let (others, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<Fixture>>();
+        let play = async {
+            let mut scene = Scene::with_others(builder.build().await, others);
             (self.run)(&mut scene).await;
             audit_all(&scene).await;
             scene.storage().close().await;
+        };
+        let build_others = async {
+            while let Some(answer) = asked.recv().await {
+                // A case that no longer waits needs no store.
+                let _ = answer.send(builder.build().await);
+            }
+            future::pending::<()>().await;
+        };
+        let run = async {
+            tokio::select! {
+                () = play => {}
+                () = build_others => {}
+            }
         };
         let ended = tokio::time::timeout(CASE_TIME_MAX, AssertUnwindSafe(run).catch_unwind()).await;
         let message = match ended {

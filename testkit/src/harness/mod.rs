@@ -10,4 +10,4 @@ mod spec;
 pub use audit::audit;
 pub use fixture::{Fixture, Reopen, StorageBuilder};
 pub use scene::{QueueDump, Scene, TERM, abort, completed, dump_queue, fail, queue_name, released, settled, snoozed};
-pub use spec::{KIND, SpecExt, spec};
+pub use spec::{KIND, SpecExt, kind, spec};

@@ -14,6 +14,7 @@ use ferroq_core::storage::{
     Outcome, QueueConfig, QueueCounts, RenewAnswer, RenewRequest, RunError, Selection, SettleAnswer, Settlement,
     Storage, StorageExt, SweepAnswer, SweepRequest,
 };
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::Fixture;
@@ -91,6 +92,9 @@ pub async fn dump_queue(storage: &dyn Storage, queue: &QueueName, page: usize) -
     panic!("the dump of {queue} does not end");
 }
 
+/// Where a scene asks for other stores. The builder is only lent to the one who plays the case, so it builds them there.
+pub(crate) type OtherStores = mpsc::UnboundedSender<oneshot::Sender<Fixture>>;
+
 /// A store under test and one queue of it.
 pub struct Scene {
     /// The store.
@@ -99,6 +103,7 @@ pub struct Scene {
     pub queue: QueueName,
     session: Uuid,
     calls: u64,
+    others: Option<OtherStores>,
 }
 
 impl fmt::Debug for Scene {
@@ -110,7 +115,20 @@ impl fmt::Debug for Scene {
 impl Scene {
     /// A scene on this store, about a queue called `queue`.
     pub fn new(fixture: Fixture) -> Self {
-        Scene { fixture, queue: queue_name("queue"), session: Uuid::now_v7(), calls: 0 }
+        Scene { fixture, queue: queue_name("queue"), session: Uuid::now_v7(), calls: 0, others: None }
+    }
+
+    /// A scene on this store that can ask for other stores of the same sort.
+    pub(crate) fn with_others(fixture: Fixture, others: OtherStores) -> Self {
+        Scene { others: Some(others), ..Scene::new(fixture) }
+    }
+
+    /// A scene on another fresh store of the same sort.
+    pub(crate) async fn another_store(&self) -> Scene {
+        let (answer, store) = oneshot::channel();
+        let others = self.others.clone().expect("a scene that the suite plays");
+        others.send(answer).expect("the suite builds stores while a case runs");
+        Scene::with_others(store.await.expect("a store"), others)
     }
 
     /// The store's handle.

@@ -17,7 +17,7 @@ pub fn spec(queue: &QueueName) -> JobSpec {
 }
 
 /// A kind's name that is known to be good.
-pub(crate) fn kind(name: &str) -> JobKind {
+pub fn kind(name: &str) -> JobKind {
     JobKind::new(name).expect("a kind that follows the rule for names")
 }
 

@@ -1,0 +1,206 @@
+//! Moving a queue between stores: everything goes along, and order and fencing survive.
+
+use ferroq_core::job::JobRecord;
+
+use super::prelude::*;
+
+topic! {
+    ($) transfer, __conformance_transfer:
+    a_restored_queue_is_the_dumped_one,
+    a_restored_queue_serves_in_the_same_order,
+    an_active_job_keeps_its_lease,
+    a_stale_lease_stays_stale,
+    epochs_rise_beyond_the_restored_ones,
+    new_jobs_come_after_the_restored_ones,
+    keys_stay_held,
+    a_restore_twice_changes_nothing,
+    what_is_there_already_stays,
+    a_taken_seq_refuses_the_whole_page,
+    settings_and_keys_come_on_the_first_page_only,
+    a_pause_goes_along,
+    records_go_along_to_the_letter,
+}
+
+async fn restore(to: &Scene, page: DumpPage) -> RestoreAnswer {
+    to.storage().restore(&to.queue, page).await.expect("restore")
+}
+
+/// Moves the scene's queue into a fresh store, in pages of `page`.
+async fn moved(t: &Scene, page: usize) -> Scene {
+    let to = t.another_store().await;
+    to.fixture.clock.set(t.clock());
+    let mut after = None;
+    loop {
+        let part = t.storage().dump(&t.queue, after, page).await.expect("dump");
+        after = part.next;
+        let jobs = part.jobs.len();
+        assert_eq!(restore(&to, part).await, RestoreAnswer { restored: jobs, existing: 0 });
+        if after.is_none() {
+            audit(to.storage(), &to.queue).await;
+            return to;
+        }
+    }
+}
+
+async fn populate(t: &Scene) {
+    for outcome in [completed(), abort(), Outcome::Cancelled] {
+        t.run(t.spec().dedup("gone", DedupMode::UntilFinished), outcome).await;
+    }
+    t.run(t.spec().dedup("kept", DedupMode::WhileKept).tag("x"), completed()).await;
+    t.run(t.spec().options(|o| o.keep.completed = KeepFor::Remove).dedup("timed", DedupMode::For(DAY)), completed())
+        .await;
+    t.put([t.spec(), t.spec().lifo(), t.spec().priority(3), t.spec().delay(HOUR), t.spec().crashes(1)]).await;
+    t.put_one(t.spec().of_kind("rare").priority(0)).await;
+    assert_eq!(t.claim_as(ClaimSpec { alone: false, ..t.asking(1) }).await.claims, []);
+    t.put_one(t.spec().priority(1)).await;
+    assert_eq!(t.claim_as(ClaimSpec { alone: false, ..t.asking(1) }).await.claims.len(), 1);
+    t.configure(|config| config.retention.failed.count = 12).await;
+}
+
+async fn a_restored_queue_is_the_dumped_one(t: &mut Scene) {
+    populate(t).await;
+    let dump = t.dump().await;
+    for page in [1, 3, 1000] {
+        assert_eq!(moved(t, page).await.dump().await, dump, "in pages of {page}");
+    }
+}
+
+async fn a_restored_queue_serves_in_the_same_order(t: &mut Scene) {
+    populate(t).await;
+    let to = moved(t, 2).await;
+    let asking = t.asking_for(&[KIND, "rare"], 1);
+    for _ in 0..20 {
+        let (here, there) = (t.claim_as(asking.clone()).await, to.claim_as(asking.clone()).await);
+        assert_eq!(ids(&here.claims), ids(&there.claims));
+        assert_eq!((here.more, here.look_again, here.solo_waiting), (there.more, there.look_again, there.solo_waiting));
+    }
+    assert_eq!(t.counts().await, to.counts().await);
+}
+
+async fn an_active_job_keeps_its_lease(t: &mut Scene) {
+    t.put_many(2).await;
+    let claims = t.claim(2).await;
+    let to = moved(t, 10).await;
+    assert_eq!(to.renew(claims[0].lease).await, RenewAnswer::Renewed { cancel_requested: false });
+    assert_eq!(to.settle(claims[0].lease, completed()).await, settled(JobState::Completed));
+    assert_eq!(to.let_leases_expire().await.stalled, 1, "and loses it like any other");
+}
+
+async fn a_stale_lease_stays_stale(t: &mut Scene) {
+    t.put_one(t.spec()).await;
+    let stale = t.claim_one().await.lease;
+    t.let_leases_expire().await;
+    t.claim_one().await;
+    let to = moved(t, 10).await;
+    assert_eq!(to.settle(stale, completed()).await, SettleAnswer::LeaseLost);
+}
+
+async fn epochs_rise_beyond_the_restored_ones(t: &mut Scene) {
+    t.put_one(t.spec()).await;
+    let claim = t.claim_one().await;
+    t.settle(claim.lease, released()).await;
+    let to = moved(t, 10).await;
+    // The other store's clock may be behind.
+    to.fixture.clock.step_back(DAY);
+    assert!(to.claim_one().await.lease.epoch > claim.lease.epoch);
+}
+
+async fn new_jobs_come_after_the_restored_ones(t: &mut Scene) {
+    t.put([t.spec(), t.spec(), t.spec().lifo(), t.spec().lifo()]).await;
+    t.act(t.list(JobFilter::default(), 10).await[0].id(), Act::Remove).await;
+    let to = moved(t, 10).await;
+    let new = to.put([to.spec(), to.spec().lifo()]).await;
+    let [ordinary, lifo] = [to.record(new[0]).await.seq, to.record(new[1]).await.seq];
+    assert!(ordinary > 3 && lifo < -3, "{ordinary} {lifo}");
+}
+
+async fn keys_stay_held(t: &mut Scene) {
+    populate(t).await;
+    let to = moved(t, 2).await;
+    for key in ["kept", "timed"] {
+        let jobs = [t.spec().dedup(key, DedupMode::UntilFinished)];
+        assert_eq!(to.enqueue(jobs.clone()).await, t.enqueue(jobs).await, "{key}");
+    }
+    to.put_one(t.spec().dedup("gone", DedupMode::UntilFinished)).await;
+    to.advance(DAY);
+    to.put_one(t.spec().dedup("timed", DedupMode::UntilFinished)).await;
+}
+
+async fn a_restore_twice_changes_nothing(t: &mut Scene) {
+    populate(t).await;
+    let to = moved(t, 1000).await;
+    let page = t.storage().dump(&t.queue, None, 1000).await.expect("dump");
+    let before = to.dump().await;
+    let jobs = page.jobs.len();
+    assert_eq!(restore(&to, page).await, RestoreAnswer { restored: 0, existing: jobs });
+    assert_eq!(to.dump().await, before);
+}
+
+async fn what_is_there_already_stays(t: &mut Scene) {
+    t.put([t.spec().dedup("k", DedupMode::UntilFinished), t.spec()]).await;
+    let page = t.storage().dump(&t.queue, None, 1000).await.expect("dump");
+    let to = moved(t, 1000).await;
+    let claim = to.claim_one().await;
+    to.settle(claim.lease, completed()).await;
+    let before = to.dump().await;
+    assert_eq!(before.dedup, []);
+    let jobs_only = DumpPage { jobs: page.jobs, ..DumpPage::default() };
+    assert_eq!(restore(&to, jobs_only).await, RestoreAnswer { restored: 0, existing: 2 });
+    assert_eq!(to.dump().await, before, "a job that went on is not put back");
+}
+
+async fn a_taken_seq_refuses_the_whole_page(t: &mut Scene) {
+    t.put_many(2).await;
+    let dump = t.dump().await;
+    let to = t.another_store().await;
+    to.put_many(1).await;
+    let before = to.dump().await;
+    let page = DumpPage { jobs: dump.jobs, ..DumpPage::default() };
+    let error = to.storage().restore(&to.queue, page).await.expect_err("seq 1 is taken");
+    assert_eq!((error.code(), error.effect()), (ErrorCode::Invalid, Effect::None));
+    assert_eq!(to.dump().await, before);
+}
+
+async fn settings_and_keys_come_on_the_first_page_only(t: &mut Scene) {
+    t.put([1, 2, 3].map(|n| t.spec().dedup(&format!("key {n}"), DedupMode::WhileKept))).await;
+    let first = t.storage().dump(&t.queue, None, 1).await.expect("dump");
+    assert_eq!((first.config.is_some(), first.dedup.len(), first.jobs.len()), (true, 3, 1));
+    let second = t.storage().dump(&t.queue, first.next, 1).await.expect("dump");
+    assert_eq!((second.config, second.dedup, second.jobs.len()), (None, vec![], 1));
+    let to = t.another_store().await;
+    to.configure(|config| config.event_entries_kept = 321).await;
+    restore(&to, DumpPage { jobs: second.jobs, ..DumpPage::default() }).await;
+    assert_eq!(to.dump().await.config.event_entries_kept, 321, "a page without settings leaves them");
+    to.act(to.dump().await.jobs[0].id(), Act::Remove).await;
+}
+
+async fn a_pause_goes_along(t: &mut Scene) {
+    t.put_one(t.spec()).await;
+    t.storage().set_paused(&t.queue, true).await.expect("set_paused");
+    let to = moved(t, 10).await;
+    assert!(to.counts().await.paused);
+    assert_eq!(to.claim(1).await, []);
+}
+
+async fn records_go_along_to_the_letter(t: &mut Scene) {
+    let id = t.put_one(t.spec().payload((0..=255).collect::<Vec<u8>>()).tag("a'\"%").attempts(9)).await;
+    let claim = t.claim_one().await;
+    let note = Note {
+        progress: Some(ferroq_core::job::Progress { done: 1, total: u64::MAX >> 1, note: Some("x".to_owned()) }),
+        log: vec!["a line".to_owned()],
+        checkpoint: Some(Scene::bytes(&[0, 255])),
+    };
+    t.annotate(claim.lease, note).await;
+    t.act(id, Act::Cancel).await;
+    t.act(id, Act::SetPriority(Priority(255))).await;
+    drop(t.storage().watch(&t.queue, id).await.expect("watch"));
+    let active = t.record(id).await;
+    let to = moved(t, 10).await;
+    assert_eq!(to.record(id).await, active);
+    // A record in a state that no caller can bring about yet goes along as well.
+    let blocked = t.put_one(t.spec()).await;
+    let record = JobRecord { state: JobState::Blocked, ..t.record(blocked).await };
+    restore(&to, DumpPage { jobs: vec![record.clone()], ..DumpPage::default() }).await;
+    assert_eq!(to.record(blocked).await, record);
+    assert_eq!(to.counts().await.blocked, 1);
+}
