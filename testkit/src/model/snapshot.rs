@@ -13,7 +13,7 @@ use super::QueueModel;
 use super::diff::{debug_differences, record_differences};
 
 /// How many records a page holds: small, so that walks in several steps are tested by the way.
-const PAGE_ITEMS: usize = 7;
+const PAGE_ITEMS: usize = 16;
 
 /// Everything that a store holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -256,7 +256,7 @@ fn job() -> impl Strategy<Value = JobDraft> {
         prop_oneof![3 => Just(128u8), 1 => Just(1u8), 1 => Just(200u8)],
         prop::bool::weighted(0.2),
         prop_oneof![5 => Just(0u16), 3 => seconds()],
-        option::weighted(0.3, (0u8..3, 0u8..8)),
+        option::weighted(0.35, (0u8..2, prop_oneof![3 => Just(0u8), 2 => Just(1u8), 2 => 2u8..8])),
         0u8..60,
     );
     let how = (

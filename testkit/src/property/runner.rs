@@ -20,6 +20,9 @@ use crate::invariants::{History, Step};
 /// How long a failing case is shrunk at most; what is smallest by then is shown.
 const SHRINK_MAX: Duration = Duration::from_secs(30);
 
+/// How long a case may take before it is taken to hang. Cases take milliseconds.
+const CASE_MAX: Duration = Duration::from_secs(120);
+
 /// Runs a backend against the reference model.
 ///
 /// It may be called from anywhere, a runtime included: the cases run on a thread with a runtime of its own.
@@ -111,8 +114,11 @@ impl Runner<'_> {
                     Err(failure) => return (Err(Failed { failure, steps: Vec::new() }), History::default()),
                 };
                 // The steps up to a panic are worth as much as those up to a difference.
-                let ran = futures::FutureExt::catch_unwind(AssertUnwindSafe(case.run(ops))).await;
-                let ran = ran.unwrap_or_else(|panic| Err(format!("the backend panicked: {}", text_of(&*panic))));
+                let ran = futures::FutureExt::catch_unwind(AssertUnwindSafe(case.run(ops)));
+                let ran = match tokio::time::timeout(CASE_MAX, ran).await {
+                    Ok(ran) => ran.unwrap_or_else(|panic| Err(format!("the backend panicked: {}", text_of(&*panic)))),
+                    Err(_) => Err(format!("the last call did not answer, or the case was not done after {CASE_MAX:?}")),
+                };
                 let ran = ran.map_err(|failure| Failed { failure, steps: std::mem::take(&mut case.told) });
                 (ran, case.close().await)
             })

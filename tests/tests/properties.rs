@@ -1,0 +1,62 @@
+//! Every backend against the reference model, and the backends against each other, on random sequences of operations.
+//! `FERROQ_CASES` and `FERROQ_SEED` say how many and which; a failure prints the command that replays it, and leaves its
+//! shrunk operations in `proptest-regressions/`, which every later run begins with.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ferroq_core::clock::ManualClock;
+use ferroq_core::event::EventKind;
+use ferroq_core::storage::Storage;
+use ferroq_memory::MemoryStorage;
+use ferroq_sqlite::{SqliteOptions, SqliteStorage};
+use ferroq_testkit::harness::{Fixture, StorageBuilder};
+use ferroq_testkit::property::{Config, Report, run_side_by_side};
+
+async fn memory() -> Fixture {
+    let clock = ManualClock::default();
+    Fixture::new(Arc::new(MemoryStorage::builder().clock(Arc::new(clock.clone())).build()), clock, ())
+}
+
+async fn sqlite() -> Fixture {
+    let clock = ManualClock::default();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let options = SqliteOptions::new(directory.path().join("q.db")).clock(Arc::new(clock.clone()));
+    let open = move || {
+        let options = options.clone();
+        async move { Arc::new(SqliteStorage::open(options).await.expect("the database opens")) as Arc<dyn Storage> }
+    };
+    Fixture::new(open().await, clock, directory).with_reopen(open)
+}
+
+fn check(name: &str, builders: &[(&str, &dyn StorageBuilder)], cases: u32) -> Report {
+    let regressions = Path::new(env!("CARGO_MANIFEST_DIR")).join("proptest-regressions");
+    let config = Config::from_env(name, "cargo test -p ferroq-tests --test properties")
+        .cases_by_default(cases)
+        .regressions_in(regressions);
+    match run_side_by_side(builders, &config) {
+        Ok(report) => report,
+        Err(counterexample) => panic!("{counterexample}"),
+    }
+}
+
+#[test]
+fn memory_follows_the_model() {
+    let report = check("memory_follows_the_model", &[("memory", &memory)], 4000);
+    // A generator that stops reaching something would prove less and less without anybody noticing.
+    if report.cases >= 1000 {
+        for kind in EventKind::ALL {
+            assert!(report.reached.contains_key(&kind), "no case reached {kind:?}: {:?}", report.reached);
+        }
+    }
+}
+
+#[test]
+fn sqlite_follows_the_model() {
+    check("sqlite_follows_the_model", &[("sqlite", &sqlite)], 200);
+}
+
+#[test]
+fn memory_and_sqlite_do_the_same() {
+    check("memory_and_sqlite_do_the_same", &[("memory", &memory), ("sqlite", &sqlite)], 100);
+}
