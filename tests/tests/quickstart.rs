@@ -1,4 +1,4 @@
-//! The quickstart, run as its user runs it: a child process on a directory of files, killed and interrupted, with its
+//! The quickstart (and the README's program), run as its user runs it: a child process on a directory of files, killed and interrupted, with its
 //! promises checked from outside. What it computed is compared with a computation of our own; what it executed is read from
 //! the lines that it appends to QUICKSTART_TRACE; what it stored is read from its database while no process is running.
 #![cfg(unix)]
@@ -23,32 +23,48 @@ use sha2::{Digest, Sha256};
 /// How many kills the crash test makes at least.
 const KILLS: usize = 24;
 
-/// The example, built once with the profile and features that these tests were built with, into the same directory.
+/// The quickstart.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let test = env::current_exe().expect("the test's own path");
-        let profile = test.parent().and_then(Path::parent).expect("<target>/<profile>/deps/<test>");
-        let name = profile.file_name().and_then(|name| name.to_str()).expect("a profile's directory");
-        let target = profile.parent().expect("a profile's directory is in the target directory");
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is in the workspace");
-        let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["build", "--locked", "--workspace", "--all-features", "--example", "quickstart"])
-            .args(["--profile", if name == "debug" { "dev" } else { name }])
-            .args(["--message-format", "json"])
-            .arg("--target-dir")
-            .arg(target)
-            .current_dir(workspace)
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("cargo runs");
-        assert!(built.status.success(), "the example does not build");
-        String::from_utf8_lossy(&built.stdout)
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .expect("cargo says where the example is")
-    })
+    PROGRAM.get_or_init(|| build("quickstart"))
+}
+
+/// An example, built with the profile and features that these tests were built with, into the same directory.
+fn build(example: &str) -> PathBuf {
+    let test = env::current_exe().expect("the test's own path");
+    let profile = test.parent().and_then(Path::parent).expect("<target>/<profile>/deps/<test>");
+    let name = profile.file_name().and_then(|name| name.to_str()).expect("a profile's directory");
+    let target = profile.parent().expect("a profile's directory is in the target directory");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is in the workspace");
+    let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--locked", "--workspace", "--all-features", "--example", example])
+        .args(["--profile", if name == "debug" { "dev" } else { name }])
+        .args(["--message-format", "json"])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(workspace)
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("cargo runs");
+    assert!(built.status.success(), "the example does not build");
+    String::from_utf8_lossy(&built.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .expect("cargo says where the example is")
+}
+
+#[test]
+fn the_program_in_the_readme_is_twenty_lines_that_run() {
+    let program = |text: &'static str| text.split_once("use ferroq").expect("it uses ferroq").1;
+    let readme = program(include_str!("../../README.md")).split_once("```").expect("a block of code").0;
+    assert_eq!(readme, program(include_str!("../../examples/welcome.rs")), "README.md and examples/welcome.rs differ");
+    let lines = readme.lines().filter(|line| !line.trim().is_empty()).count();
+    assert!(lines <= 20, "{lines} lines");
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let output = Command::new(build("welcome")).current_dir(folder.path()).output().expect("the example runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "attempt 1: welcome, ada@example.org!\n");
+    assert!(output.status.success());
 }
 
 /// A directory of files, and beside it the database and the trace.

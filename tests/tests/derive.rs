@@ -1,7 +1,7 @@
 //! Every setting has the effect that it names: on structs and enums, and with names that come through `macro_rules`.
 use std::time::Duration;
 
-use ferroq::{Backoff, CodecTag, Job, JobOptions, Jitter, KeepFor, Priority, UpcastError};
+use ferroq::{Backoff, CodecTag, Jitter, Job, JobOptions, KeepFor, Priority, UpcastError};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize, Job)]
@@ -39,7 +39,8 @@ job!(Fixed, "fixed", "fixed(5s)");
 job!(Linear, "linear", "linear(1s, 1m)");
 job!(List, "list", "list(1s, 5s)");
 
-fn main() {
+#[test]
+fn every_setting_has_the_effect_that_it_names() {
     let s = Duration::from_secs;
     assert_eq!((Welcome::NAME, Welcome::QUEUE, Welcome::VERSION), ("email.welcome", "emails", 2));
     assert_eq!((Welcome::CODEC, Welcome::PRIORITY), (CodecTag::Bincode, Priority(7)));
