@@ -3,7 +3,9 @@
 //! child programs in `src/bin` need the same jobs as the tests.
 
 pub mod child;
+pub mod disk;
 pub mod jobs;
+pub mod script;
 pub mod store;
 pub mod trace;
 pub mod wait;

@@ -1,10 +1,8 @@
 //! Disks without room and disks that can't be written to, for real: small file systems in memory, which only root may
 //! mount. What can't be stored is refused with a reason and leaves nothing; once there is room, work goes on.
 
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,73 +15,13 @@ use ferroq_core::storage::{Effect, ErrorCode, Storage, StorageError};
 use ferroq_core::worker::Worker;
 use ferroq_sqlite::{SqliteOptions, SqliteStorage};
 use ferroq_testkit::harness::audit;
+use ferroq_tests::disk::Disk;
 use ferroq_tests::store;
 use ferroq_tests::wait::{until, within};
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
 const QUEUE: &str = "work";
-
-/// A file system of its own, unmounted when dropped.
-struct Disk {
-    directory: TempDir,
-}
-
-fn run(command: &str, arguments: &[&str]) -> Result<(), String> {
-    match Command::new(command).args(arguments).output() {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-impl Disk {
-    fn of_kib(kib: u32) -> Self {
-        let directory = store::directory();
-        let point = directory.path().to_string_lossy().into_owned();
-        if let Err(why) = run("mount", &["-t", "tmpfs", "-o", &format!("size={kib}k"), "ferroq-test", &point]) {
-            panic!(
-                "this test needs a small file system of its own and could not mount one: {why}\nRun it as root, or in \
-                 a user namespace: unshare --map-root-user --mount cargo test -p ferroq-tests --test faults_disk"
-            );
-        }
-        Disk { directory }
-    }
-
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    fn db(&self) -> PathBuf {
-        store::db_in(&self.directory)
-    }
-
-    fn remount(&self, option: &str) {
-        let point = self.path().to_string_lossy().into_owned();
-        run("mount", &["-o", &format!("remount,{option}"), &point]).expect("remount");
-    }
-
-    /// Takes all the room that is left.
-    fn fill(&self) {
-        let mut ballast = std::fs::OpenOptions::new().create(true).append(true).open(self.path().join("ballast"));
-        let ballast = ballast.as_mut().expect("the ballast");
-        for bytes in [4096, 1] {
-            while ballast.write_all(&vec![0; bytes]).is_ok() {}
-        }
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.path().join("ballast")).expect("remove the ballast");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazily: a connection that a failed test left open must not keep the mount.
-        drop(run("umount", &["-l", &self.path().to_string_lossy()]));
-    }
-}
 
 #[derive(Serialize, Deserialize)]
 struct Load {
@@ -119,7 +57,7 @@ fn storage_error(error: ClientError) -> StorageError {
 
 #[tokio::test]
 async fn a_full_disk_refuses_jobs_without_a_trace_and_takes_them_once_there_is_room() {
-    let disk = Disk::of_kib(4096);
+    let disk = Disk::in_memory(4096);
     let storage: Arc<dyn Storage> = Arc::new(store::sqlite(&disk.db()).await);
     let client = Client::new(storage.clone());
     let before = client.enqueue(Load::of(100)).await.expect("there is room");
@@ -142,7 +80,7 @@ async fn a_full_disk_refuses_jobs_without_a_trace_and_takes_them_once_there_is_r
 
 #[tokio::test]
 async fn a_worker_sits_out_a_full_disk_and_runs_nothing_twice() {
-    let disk = Disk::of_kib(4096);
+    let disk = Disk::in_memory(4096);
     let storage: Arc<dyn Storage> = Arc::new(store::sqlite(&disk.db()).await);
     let client = Client::new(storage.clone());
     let handles = client.enqueue_all((0..20).map(|_| Load::of(200))).await.expect("there is room");
@@ -179,7 +117,7 @@ async fn a_worker_sits_out_a_full_disk_and_runs_nothing_twice() {
 
 #[tokio::test]
 async fn a_read_only_disk_is_refused_at_opening_and_nothing_on_it_changes() {
-    let disk = Disk::of_kib(4096);
+    let disk = Disk::in_memory(4096);
     let client = Client::new(Arc::new(store::sqlite(&disk.db()).await));
     let handle = client.enqueue(Load::of(100)).await.expect("enqueue");
     client.close().await;
