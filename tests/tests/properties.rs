@@ -42,7 +42,7 @@ fn check(name: &str, builders: &[(&str, &dyn StorageBuilder)], cases: u32) -> Re
 
 #[test]
 fn memory_follows_the_model() {
-    let report = check("memory_follows_the_model", &[("memory", &memory)], 4000);
+    let report = check("memory_follows_the_model", &[("memory", &memory)], 5000);
     // A generator that stops reaching something would prove less and less without anybody noticing.
     if report.cases >= 1000 {
         for kind in EventKind::ALL {
@@ -53,10 +53,10 @@ fn memory_follows_the_model() {
 
 #[test]
 fn sqlite_follows_the_model() {
-    check("sqlite_follows_the_model", &[("sqlite", &sqlite)], 200);
+    check("sqlite_follows_the_model", &[("sqlite", &sqlite)], 400);
 }
 
 #[test]
 fn memory_and_sqlite_do_the_same() {
-    check("memory_and_sqlite_do_the_same", &[("memory", &memory), ("sqlite", &sqlite)], 100);
+    check("memory_and_sqlite_do_the_same", &[("memory", &memory), ("sqlite", &sqlite)], 200);
 }

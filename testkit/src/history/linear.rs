@@ -158,13 +158,13 @@ fn stage(state: JobState) -> Stage {
 ///
 /// # Errors
 /// [`Unexplained`] if there is none.
-pub fn explain(history: &JobHistory) -> Result<(), Unexplained> {
+pub fn explain(history: &JobHistory) -> Result<(), Box<Unexplained>> {
     let mut search = Search { history, seen: HashSet::new(), most: 0 };
     let none = (vec![false; history.calls.len()], vec![false; history.sweeps.len()]);
     if search.go(none.0, none.1, Standing::default()) {
         return Ok(());
     }
-    Err(Unexplained { history: history.clone(), explained: search.most })
+    Err(Box::new(Unexplained { history: history.clone(), explained: search.most }))
 }
 
 struct Search<'a> {

@@ -21,7 +21,7 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
                 *rows.entry(job.spec.kind.clone()).or_insert(0u64) += 1;
             }
             let counted: BTreeMap<_, _> =
-                queue.counts.shelved.iter().cloned().filter(|(_, count)| *count > 0).collect();
+                queue.counts.shelved.iter().filter(|(_, count)| *count > 0).cloned().collect();
             if rows != counted {
                 return Err((step, format!("queue {name:?} counts {counted:?} as shelved and has {rows:?}")));
             }

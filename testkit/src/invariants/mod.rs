@@ -28,6 +28,8 @@ use crate::model::{Answer, Call, Snapshot};
 
 /// Something that happened to a store.
 #[derive(Clone, Debug)]
+// Nearly every step is a call, so boxing it would cost an allocation per step and save nothing.
+#[allow(clippy::large_enum_variant)]
 pub enum Step {
     /// A call was made and answered.
     Call {
