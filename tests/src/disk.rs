@@ -79,8 +79,7 @@ impl Disk {
     /// If there is not even room for an empty file.
     pub fn fill(&self) {
         let ballast = self.path().join("ballast");
-        let mut ballast =
-            std::fs::OpenOptions::new().create(true).append(true).open(ballast).expect("the ballast");
+        let mut ballast = std::fs::OpenOptions::new().create(true).append(true).open(ballast).expect("the ballast");
         for bytes in [4096, 1] {
             while ballast.write_all(&vec![0; bytes]).is_ok() {}
         }

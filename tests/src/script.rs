@@ -136,7 +136,8 @@ impl Script {
         let before = self.dump().await.jobs.len();
         self.client.queue(QUEUE).expect("a name").resume().await.expect("resume");
         self.client.enqueue(Item { text: "one more".into() }).await.expect("usable");
-        let worker = Worker::new(&self.client).lease(Duration::from_millis(50)).poll_interval(Duration::from_millis(10));
+        let worker =
+            Worker::new(&self.client).lease(Duration::from_millis(50)).poll_interval(Duration::from_millis(10));
         within(what, worker.handle(handle).run_until_idle()).await.expect("run");
         let dump = audit(self.client.storage().as_ref(), &self.queue).await;
         let is_left = |state| matches!(state, JobState::Waiting | JobState::Active);

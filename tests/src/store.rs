@@ -29,7 +29,9 @@ pub fn db_in(directory: &TempDir) -> PathBuf {
 /// # Panics
 /// If it can't be opened.
 pub async fn sqlite(db: &Path) -> SqliteStorage {
-    SqliteStorage::open(SqliteOptions::new(db)).await.unwrap_or_else(|error| panic!("{db:?} can't be opened: {error:?}"))
+    SqliteStorage::open(SqliteOptions::new(db))
+        .await
+        .unwrap_or_else(|error| panic!("{db:?} can't be opened: {error:?}"))
 }
 
 /// The app's own connections to a database.

@@ -14,9 +14,9 @@ use ferroq_core::storage::{JobFilter, QueueConfig};
 use ferroq_testkit::harness::audit;
 use ferroq_tests::child::Child;
 use ferroq_tests::jobs::{APP_TABLE, AppEffect, Effect, Order, QUEUE, State, id_of, worker};
+use ferroq_tests::store;
 use ferroq_tests::trace::{self, Trace};
 use ferroq_tests::wait::{seed, within};
-use ferroq_tests::store;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

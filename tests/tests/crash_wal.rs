@@ -67,7 +67,10 @@ async fn a_log_cut_anywhere_leaves_a_prefix_of_history_and_a_store_fit_for_use()
     let frame_bytes = FRAME_HEADER_BYTES + u64::from(page_bytes);
     let frames = (wal.len() as u64 - WAL_HEADER_BYTES) / frame_bytes;
     assert!(frames > 100, "the script wrote only {frames} frames");
-    assert!(history.is_sorted_by_key(|(length, _)| *length), "the log was reset on the way, so its length tells nothing");
+    assert!(
+        history.is_sorted_by_key(|(length, _)| *length),
+        "the log was reset on the way, so its length tells nothing"
+    );
     for frame in 0..=frames {
         let cut = WAL_HEADER_BYTES + frame * frame_bytes;
         check_cut(&db, &history, cut, frame % 16 == 0 || frame == frames).await;

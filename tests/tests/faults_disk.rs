@@ -64,7 +64,11 @@ async fn a_full_disk_refuses_jobs_without_a_trace_and_takes_them_once_there_is_r
     disk.fill();
     for bytes in [10, 100_000] {
         let error = storage_error(client.enqueue_all([Load::of(bytes), Load::of(bytes)]).await.expect_err("no room"));
-        assert_eq!((error.code(), error.effect(), error.is_retryable()), (ErrorCode::Full, Effect::None, true), "{error}");
+        assert_eq!(
+            (error.code(), error.effect(), error.is_retryable()),
+            (ErrorCode::Full, Effect::None, true),
+            "{error}"
+        );
         assert!(error.to_string().contains("free disk space"), "it says what to do: {error}");
     }
     let dump = audit(storage.as_ref(), &queue()).await;
@@ -142,7 +146,8 @@ async fn a_file_or_directory_marked_read_only_is_refused_with_what_to_do() {
     let directory = store::directory();
     let db = store::db_in(&directory);
     store::sqlite(&db).await.close().await;
-    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+    let mode =
+        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
     mode(&db, 0o444);
     let error = SqliteStorage::open(SqliteOptions::new(&db)).await.expect_err("a read-only file");
     assert_eq!(error.code(), ErrorCode::ReadOnly);

@@ -9,7 +9,7 @@ use ferroq_core::context::Context;
 use ferroq_core::handler::JobResult;
 use ferroq_core::job::{Job, JobId, JobKind, JobOptions, JobState, QueueName, WorkerId};
 use ferroq_core::policy::dedup::DedupMode;
-use ferroq_core::storage::{ActAnswer, ClaimSpec, Outcome, Settlement, SettleAnswer, Storage, StorageExt};
+use ferroq_core::storage::{ActAnswer, ClaimSpec, Outcome, SettleAnswer, Settlement, Storage, StorageExt};
 use ferroq_core::worker::Worker;
 use ferroq_testkit::faults::{Polled, polled};
 use ferroq_testkit::harness::{QueueDump, audit};

@@ -57,7 +57,8 @@ async fn outside_lock(how: &'static str) {
     // Reading goes on beside the lock, and shows that nothing came of it.
     assert_eq!(client.queue(QUEUE).expect("a name").counts().await.expect("counts").waiting, 10);
 
-    let worker = Worker::new(&client).poll_interval(Duration::from_millis(20)).handle(plain).start().await.expect("start");
+    let worker =
+        Worker::new(&client).poll_interval(Duration::from_millis(20)).handle(plain).start().await.expect("start");
     // The worker meets the lock as well: several of our own calls time out meanwhile.
     for _ in 0..5 {
         client.enqueue(Plain { n: 99 }).await.expect_err("it is still locked");

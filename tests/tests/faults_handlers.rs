@@ -231,11 +231,8 @@ async fn an_old_payload_is_read_through_upcast_and_one_that_cannot_be_fails() {
 async fn a_payload_of_a_newer_version_waits_for_the_newer_program() {
     for store in each().await {
         let client = Client::new(store.storage.clone());
-        let handle = client
-            .enqueue(DoMore { tasks: vec!["mop".into()] })
-            .backoff(Backoff::fixed(SOON))
-            .await
-            .expect("enqueue");
+        let handle =
+            client.enqueue(DoMore { tasks: vec!["mop".into()] }).backoff(Backoff::fixed(SOON)).await.expect("enqueue");
         let old_program = Worker::new(&client).handle(do_it).start().await.expect("start");
         let record = until("the old program tried", async || {
             let record = handle.record().await.expect("record").expect("it is there");

@@ -8,8 +8,8 @@ use ferroq_core::codec::CodecError;
 use ferroq_core::context::{Context, ContextError};
 use ferroq_core::handler::JobResult;
 use ferroq_core::job::{
-    FailReason, Job, JobKind, JobSpec, JobState, LaneKey, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX_DEFAULT, Payload, QueueName,
-    Tag,
+    FailReason, Job, JobKind, JobSpec, JobState, LaneKey, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX_DEFAULT, Payload,
+    QueueName, Tag,
 };
 use ferroq_core::policy::dedup::DedupMode;
 use ferroq_core::storage::{Effect, EnqueueAnswer, JobFilter};
@@ -206,7 +206,8 @@ async fn hostile_names_come_back_as_they_were_given() {
         let mut worker = Worker::new(&client).state(seen.clone()).handle(look);
         for name in hostile() {
             let enqueue = |text: &str| {
-                let job = client.enqueue(Text(text.to_owned())).queue(&name).lane(&name).tag(&name).correlation_id(&name);
+                let job =
+                    client.enqueue(Text(text.to_owned())).queue(&name).lane(&name).tag(&name).correlation_id(&name);
                 job.dedup(&name, DedupMode::WhileKept)
             };
             let first = enqueue("first").await.unwrap_or_else(|error| panic!("{}: {name:?}: {error}", store.name));
@@ -270,7 +271,8 @@ async fn a_refused_name_says_why_and_leaves_nothing() {
 async fn an_id_that_nobody_has_is_no_error() {
     for store in each().await {
         let client = Client::new(store.storage.clone());
-        let handle = JobHandle::<Text>::of(&client, QueueName::new("never").expect("a name"), ferroq_core::JobId::new());
+        let handle =
+            JobHandle::<Text>::of(&client, QueueName::new("never").expect("a name"), ferroq_core::JobId::new());
         assert_eq!(handle.record().await.expect("a read"), None);
         assert!(matches!(handle.wait().await, Err(WaitError::Gone)), "{}", store.name);
         assert_eq!(client.queues().await.expect("queues"), [], "{}: waiting makes no queue", store.name);

@@ -91,7 +91,12 @@ async fn running_jobs_end_within_the_grace_period_and_no_new_ones_begin() {
         assert_eq!((report.completed, report.released), (BATCH as u64, 0), "{}", store.name);
         assert_eq!(stage.started.load(Ordering::SeqCst), BATCH, "{}: nothing new began", store.name);
         let counts = client.queue(QUEUE).expect("a name").counts().await.expect("counts");
-        assert_eq!((counts.completed, counts.waiting, counts.active), (BATCH as u64, BATCH as u64, 0), "{}", store.name);
+        assert_eq!(
+            (counts.completed, counts.waiting, counts.active),
+            (BATCH as u64, BATCH as u64, 0),
+            "{}",
+            store.name
+        );
         audit(store.storage.as_ref(), &QueueName::new(QUEUE).expect("a name")).await;
     }
 }

@@ -157,14 +157,8 @@ mod tests {
     #[test]
     fn only_the_nth_call_at_the_point_fails() {
         let plan = FaultPoints::error_at(FaultPoint::AfterSettle, 2);
-        let visit = |stage, settlements| Visit {
-            method: "exchange",
-            stage,
-            call: None,
-            writes: true,
-            settlements,
-            claims: 0,
-        };
+        let visit =
+            |stage, settlements| Visit { method: "exchange", stage, call: None, writes: true, settlements, claims: 0 };
         assert!(plan.visit(visit(Stage::After, 1)).is_ok(), "the first");
         assert!(plan.visit(visit(Stage::After, 0)).is_ok(), "nothing is settled");
         assert!(plan.visit(visit(Stage::Before, 1)).is_ok(), "the other side");

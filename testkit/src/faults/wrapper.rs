@@ -11,8 +11,8 @@ use ferroq_core::job::{JobId, JobRecord, QueueName};
 use ferroq_core::storage::{
     ActReport, ActRequest, CallId, Capabilities, Control, DumpPage, EnqueueAnswer, EnqueueRequest, EventLog, EventPage,
     ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, ListCursor, ListRequest, Note, NoteAnswer,
-    ObliterateAnswer, Page, QueueConfig, QueueCounts, RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver, Storage,
-    StorageError, SweepAnswer, SweepRequest, Transfer,
+    ObliterateAnswer, Page, QueueConfig, QueueCounts, RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver,
+    Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
 };
 
 /// Which side of a call.
