@@ -24,7 +24,7 @@ bench *ARGS:
 
 # Properties, histories, crashes and faults for far longer than in CI: just soak [CASES]
 soak CASES="20000":
-    FERROQ_CASES={{CASES}} cargo test --locked --release -p ferroq-tests -- --nocapture
+    FERROQ_CASES={{CASES}} cargo test --locked --release -p ferroq-tests --test properties --test concurrent --test "crash*" --test "fault*" --test quickstart -- --nocapture
 
 # Crashes and faults from a seed: just faults SEED=7
 faults SEED="":

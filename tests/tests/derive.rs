@@ -51,7 +51,7 @@ fn every_setting_has_the_effect_that_it_names() {
     assert_eq!(set.backoff, Backoff::exponential(s(1), 2.0, s(600)).jitter(Jitter::None));
     assert_eq!((set.keep.completed, set.keep.failed), (KeepFor::Remove, KeepFor::Age(s(7 * 24 * 3600))));
     assert_eq!(set.keep.cancelled, KeepFor::QueueDefault);
-    assert_eq!(Welcome::upcast(1, "Ada".into()).unwrap(), Welcome { to: "Ada".into() });
+    assert_eq!(Welcome::upcast(1, "Ada".into()).expect("it is text"), Welcome { to: "Ada".into() });
     assert!(Welcome::upcast(1, 7.into()).is_err());
 
     assert_eq!((Plain::NAME, Plain::QUEUE, Plain::VERSION, Plain::CODEC), ("plain", "default", 1, CodecTag::Json));
