@@ -2,6 +2,9 @@
 //! held word for word. `TRYBUILD=overwrite cargo test -p ferroq-tests --test compile_errors` writes them anew; read the
 //! difference before committing it.
 
+// A comparison that is left out is said so.
+#![allow(clippy::print_stderr)]
+
 use std::process::Command;
 
 /// The compiler whose own words are in `ui/types/*.stderr`; other versions say the same a little differently.

@@ -2,6 +2,8 @@
 //! promises checked from outside. What it computed is compared with a computation of our own; what it executed is read from
 //! the lines that it appends to QUICKSTART_TRACE; what it stored is read from its database while no process is running.
 #![cfg(unix)]
+// The seed of a run is printed, so that a failure can be replayed.
+#![allow(clippy::print_stdout)]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
