@@ -29,7 +29,7 @@ async fn lost_by_cuts(durability: Durability) -> Vec<usize> {
     script
         .play(async || {
             history.push(script.dump().await);
-            if history.len() % CALLS_A_CUT == 0 {
+            if history.len().is_multiple_of(CALLS_A_CUT) {
                 let copy = directory.path().join(format!("cut-{}.img", cuts.len()));
                 std::fs::copy(&image, &copy).expect("copy");
                 cuts.push((history.len() - 1, copy));
