@@ -1,6 +1,8 @@
 //! The state diagram in ARCHITECTURE.md is generated from the transition table, so it can't say anything else than the
 //! code does. `FERROQ_BLESS=1 cargo test -p ferroq-tests --test architecture` writes it anew.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps says what it expects")]
+
 use std::fmt::Write;
 use std::path::PathBuf;
 

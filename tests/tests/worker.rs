@@ -1,6 +1,8 @@
 //! The worker and the client together, on the memory backend under a paused clock: what handlers can end in, what they
 //! can leave behind, and what becomes of their jobs. Days pass in milliseconds here.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps says what it expects")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! The worker and the client on a real SQLite file that the app shares: across handles as across processes, and inside
 //! the app's own transactions.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps says what it expects")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
