@@ -1,6 +1,7 @@
 //! Worker processes killed with SIGKILL at random moments while they, and the test, enqueue and work on one SQLite file.
 //! Afterwards nothing may be lost, nothing whose completion was committed may have run again, and what a handler wrote
 //! in the transaction that completes its job must be there exactly once.
+#![cfg(unix)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use ferroq_core::client::Client;
 use ferroq_core::job::{JobId, JobState, QueueName};
 use ferroq_core::policy::dedup::DedupMode;
 use ferroq_core::policy::retention::{KeepRule, Retention};
-use ferroq_core::storage::{JobFilter, QueueConfig};
+use ferroq_core::storage::{EnqueueAnswer, JobFilter, QueueConfig};
 use ferroq_testkit::harness::audit;
 use ferroq_tests::child::Child;
 use ferroq_tests::jobs::{APP_TABLE, AppEffect, Effect, Order, QUEUE, State, id_of, worker};
@@ -25,6 +26,10 @@ const WORKER: &str = env!("CARGO_BIN_EXE_crash_worker");
 const KILLS: u64 = 110;
 /// New jobs after each kill, of either kind.
 const JOBS_A_KILL: u64 = 12;
+/// Jobs that each child enqueues as it starts.
+const JOBS_A_CHILD: u64 = 5;
+/// The numbers of those begin here.
+const OF_CHILDREN: u64 = 1_000_000;
 
 /// Keeps every record and event, so that the end can be compared with what happened on the way.
 fn keep_all() -> QueueConfig {
@@ -54,7 +59,13 @@ async fn killed_workers_lose_nothing_and_repeat_nothing_that_was_committed() {
     sqlx::query(APP_TABLE).execute(&app).await.expect("the app's table");
 
     // Two workers at a time, so that a killed one's jobs are taken over while the other lives.
-    let mut children = [Child::spawn(WORKER, &order), Child::spawn(WORKER, &order)];
+    let mut of_children = OF_CHILDREN;
+    let mut start = || {
+        let enqueue = of_children..of_children + JOBS_A_CHILD;
+        of_children = enqueue.end;
+        Child::spawn(WORKER, &Order { enqueue, ..order.clone() })
+    };
+    let mut children = [start(), start()];
     let mut next = 0;
     // What was completed when, as a place in the trace: nothing of it may start after that place.
     let mut committed: HashMap<JobId, usize> = HashMap::new();
@@ -76,11 +87,19 @@ async fn killed_workers_lose_nothing_and_repeat_nothing_that_was_committed() {
             committed.entry(id).or_insert(length);
         }
         children[victim].kill().await;
-        children[victim] = Child::spawn(WORKER, &order);
+        children[victim] = start();
     }
     for mut child in children {
         child.kill().await;
     }
+
+    // A child that was killed while it enqueued can't know what came of it; whoever repeats it by id finds out.
+    let mut found = 0;
+    for n in OF_CHILDREN..of_children {
+        let again = client.enqueue(Effect { n }).id(id_of(n)).await.expect("enqueue");
+        found += u64::from(again.answer() == EnqueueAnswer::Duplicate(id_of(n)));
+    }
+    assert!(found > kills, "the children enqueued {found} jobs; the test shows nothing");
 
     let state = State {
         trace: Trace::open(&order.trace),
@@ -97,7 +116,9 @@ async fn killed_workers_lose_nothing_and_repeat_nothing_that_was_committed() {
     let unfinished: Vec<_> = dump.jobs.iter().filter(|record| record.state != JobState::Completed).collect();
     assert!(unfinished.is_empty(), "not completed: {unfinished:#?}");
     let ids: HashSet<_> = dump.jobs.iter().map(|record| record.id()).collect();
-    let missing: Vec<_> = (0..next).filter(|n| !ids.contains(&id_of(*n))).collect();
+    let effects = || (0..next).step_by(2).chain(OF_CHILDREN..of_children);
+    let enqueued = || effects().chain((1..next).step_by(2));
+    let missing: Vec<_> = enqueued().filter(|n| !ids.contains(&id_of(*n))).collect();
     assert!(missing.is_empty(), "lost: {missing:?}");
     assert_eq!(dump.dedup, [], "all keys are free");
 
@@ -107,7 +128,7 @@ async fn killed_workers_lose_nothing_and_repeat_nothing_that_was_committed() {
         let payload: serde_json::Value = serde_json::from_slice(&record.spec.payload.bytes).expect("JSON");
         *echoes.entry(payload["n"].as_u64().expect("a number")).or_default() += 1;
     }
-    let expected: BTreeMap<_, _> = (0..next).step_by(2).filter(|n| n.is_multiple_of(5)).map(|n| (n, 1)).collect();
+    let expected: BTreeMap<_, _> = effects().filter(|n| n.is_multiple_of(5)).map(|n| (n, 1)).collect();
     assert_eq!(echoes, expected, "follow-ups by parent");
 
     // No run starts after its job's completion was seen, and epochs rise from run to run.
@@ -120,17 +141,18 @@ async fn killed_workers_lose_nothing_and_repeat_nothing_that_was_committed() {
         let last = epochs.insert(line.n, line.epoch);
         assert!(last.is_none_or(|last| last < line.epoch), "job {}: {last:?} before {line:?}", line.n);
     }
-    for record in dump.jobs.iter() {
-        let last = (0..next).find(|n| id_of(*n) == record.id()).and_then(|n| epochs.get(&n).copied());
-        assert!(last.is_none_or(|last| last == record.epoch), "{} was completed by another run", record.id());
+    let records: HashMap<_, _> = dump.jobs.iter().map(|record| (record.id(), record)).collect();
+    for n in enqueued() {
+        let record = records[&id_of(n)];
+        assert_eq!(epochs.get(&n), Some(&record.epoch), "job {n} was completed by its last run");
     }
 
     // Exactly once: a row for each job, written by the run that completed it.
     let rows: Vec<(i64, i64)> =
         sqlx::query_as("SELECT n, epoch FROM app_effects ORDER BY n").fetch_all(&app).await.expect("rows");
-    let effects: BTreeSet<_> = rows.iter().map(|(n, _)| *n as u64).collect();
-    assert_eq!(rows.len(), effects.len(), "an effect happened twice");
-    assert_eq!(effects, (1..next).step_by(2).collect::<BTreeSet<_>>(), "effects of the app's own transaction");
+    let in_app: BTreeSet<_> = rows.iter().map(|(n, _)| *n as u64).collect();
+    assert_eq!(rows.len(), in_app.len(), "an effect happened twice");
+    assert_eq!(in_app, (1..next).step_by(2).collect::<BTreeSet<_>>(), "effects of the app's own transaction");
     for (n, epoch) in rows {
         assert_eq!(epochs.get(&(n as u64)), Some(&epoch), "the row of {n} is of the run that completed it");
     }

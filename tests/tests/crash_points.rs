@@ -1,5 +1,6 @@
 //! Processes that die at the points of a job's way where there is most to lose, and come back: at each of them nothing
 //! is lost, and nothing that was committed is repeated.
+#![cfg(unix)]
 
 use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;

@@ -1,6 +1,7 @@
 //! Power cuts, on a real file system in an image file: what is in the image at a moment is what the device had been told
 //! to write by then, so a copy of it is what a power cut leaves. With full durability every acknowledged call is in it;
 //! with normal durability the last ones may be missing, and what is there is a prefix of history.
+#![cfg(target_os = "linux")]
 
 use std::sync::Arc;
 

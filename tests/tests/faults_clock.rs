@@ -13,10 +13,11 @@ use ferroq_core::event::{EventCursor, EventKind};
 use ferroq_core::handler::JobResult;
 use ferroq_core::job::{Job, JobState, QueueName};
 use ferroq_core::policy::retention::KeepFor;
-use ferroq_core::storage::Storage;
+use ferroq_core::storage::{Storage, StorageError};
 use ferroq_core::worker::Worker;
 use ferroq_memory::MemoryStorage;
 use ferroq_sqlite::{SqliteOptions, SqliteStorage};
+use ferroq_testkit::faults::{Faults, Faulty, Stage, Visit};
 use ferroq_testkit::harness::audit;
 use ferroq_tests::store;
 use ferroq_tests::wait::{until, within};
@@ -67,8 +68,32 @@ async fn tick(job: Tick, cx: Context<Arc<Gate>>) -> JobResult {
     Ok(())
 }
 
+/// Counts the calls that may take a lease or keep one.
+#[derive(Clone, Default)]
+struct Calls(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Calls {
+    /// Renewals and sweeps.
+    fn so_far(&self) -> (usize, usize) {
+        (self.0.0.load(Ordering::SeqCst), self.0.1.load(Ordering::SeqCst))
+    }
+}
+
+impl Faults for Calls {
+    fn visit(&self, visit: Visit) -> Result<(), StorageError> {
+        match (visit.stage, visit.method) {
+            (Stage::After, "renew") => self.0.0.fetch_add(1, Ordering::SeqCst),
+            (Stage::After, "sweep") => self.0.1.fetch_add(1, Ordering::SeqCst),
+            _ => 0,
+        };
+        Ok(())
+    }
+}
+
 async fn step_under_a_running_worker(name: &str, storage: Arc<dyn Storage>, clock: &ManualClock, step: Step) {
     let what = format!("{name}, {step:?}");
+    let calls = Calls::default();
+    let storage: Arc<dyn Storage> = Arc::new(Faulty::new(storage, calls.clone()));
     let client = Client::new(storage.clone());
     let queue = QueueName::new(QUEUE).expect("a name");
     let gate = Arc::new(Gate { started: AtomicUsize::new(0), ended: AtomicUsize::new(0), open: Semaphore::new(0) });
@@ -98,12 +123,12 @@ async fn step_under_a_running_worker(name: &str, storage: Arc<dyn Storage>, cloc
         }
     }
     // Several heartbeats and sweeps under the new time: none of them may take a live worker's job.
-    let renewals = |count: usize| async move {
-        for _ in 0..count {
-            tokio::time::sleep(Duration::from_millis(150)).await;
-        }
-    };
-    renewals(4).await;
+    let (renewals, sweeps) = calls.so_far();
+    until(&what, async || {
+        let (now_renewals, now_sweeps) = calls.so_far();
+        (now_renewals >= renewals + 4 && now_sweeps >= sweeps + 4).then_some(())
+    })
+    .await;
     gate.open.add_permits(4);
     for handle in &running {
         let record = within(&what, handle.wait_record()).await.expect("a record");

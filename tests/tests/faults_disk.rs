@@ -1,5 +1,6 @@
 //! Disks without room and disks that can't be written to, for real: small file systems in memory, which only root may
 //! mount. What can't be stored is refused with a reason and leaves nothing; once there is room, work goes on.
+#![cfg(target_os = "linux")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
