@@ -157,7 +157,7 @@ fn stage(state: JobState) -> Stage {
 /// Looks for an order of a job's calls that explains every answer and what was left at the end.
 ///
 /// # Errors
-/// [`Unexplained`] if there is none.
+/// The longest explanation that was found, if there is no whole one.
 pub fn explain(history: &JobHistory) -> Result<(), Box<Unexplained>> {
     let mut search = Search { history, seen: HashSet::new(), most: 0 };
     let none = (vec![false; history.calls.len()], vec![false; history.sweeps.len()]);
