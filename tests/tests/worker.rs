@@ -434,3 +434,81 @@ async fn events_tell_a_jobs_life_in_order() {
     assert_eq!(kinds, [EventKind::Enqueued, EventKind::Promoted, EventKind::Started, EventKind::Completed]);
     running.shutdown().await;
 }
+
+#[derive(Debug, Serialize, Deserialize, Job)]
+#[job(name = "mark", queue = "left")]
+struct Mark {
+    side: String,
+}
+
+async fn mark(job: Mark, cx: Context<std::sync::Mutex<Vec<String>>>) -> JobResult {
+    cx.state().lock().unwrap().push(job.side);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_on_two_queues_serves_them_in_turn() {
+    let jobs = client().await;
+    jobs.enqueue_all((0..20).map(|_| Mark { side: "left".into() })).await.unwrap();
+    jobs.enqueue_all((0..20).map(|_| Mark { side: "right".into() })).queue("right").await.unwrap();
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let worker = Worker::new(&jobs).shared_state(seen.clone()).queue("left").queue("right").concurrency(1);
+    assert_eq!(worker.handle(mark).run_until_idle().await.unwrap().completed, 40);
+    let first: Vec<String> = seen.lock().unwrap()[..10].to_vec();
+    assert!(first.iter().any(|side| side == "left") && first.iter().any(|side| side == "right"), "{first:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_run_until_a_future_ends_with_it() {
+    let (jobs, stage) = (client().await, Arc::new(Stage::default()));
+    jobs.enqueue(Play::new("fine")).await.unwrap();
+    let report = worker(&jobs, &stage).run_until(tokio::time::sleep(SECOND)).await.unwrap();
+    assert_eq!(report.completed, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dedup_key_is_held_as_long_as_its_mode_says() {
+    let jobs = client().await;
+    let job = || Sum { numbers: vec![1] };
+    let until_finished = jobs.enqueue(job()).dedup("a", DedupMode::UntilFinished).await.unwrap();
+    let for_a_day = jobs.enqueue(job()).dedup("b", DedupMode::For(DAY)).await.unwrap();
+    let while_kept = jobs.enqueue(job()).dedup("c", DedupMode::WhileKept).await.unwrap();
+    for (key, mode, holder) in [
+        ("a", DedupMode::UntilFinished, &until_finished),
+        ("b", DedupMode::For(DAY), &for_a_day),
+        ("c", DedupMode::WhileKept, &while_kept),
+    ] {
+        let again = jobs.enqueue(job()).dedup(key, mode).await.unwrap();
+        assert!(again.is_duplicate());
+        assert_eq!(again.id(), holder.id(), "a duplicate's handle is the holder's");
+    }
+    Worker::new(&jobs).handle(sum).run_until_idle().await.unwrap();
+    assert!(!jobs.enqueue(job()).dedup("a", DedupMode::UntilFinished).await.unwrap().is_duplicate());
+    assert!(jobs.enqueue(job()).dedup("b", DedupMode::For(DAY)).await.unwrap().is_duplicate());
+    assert!(jobs.enqueue(job()).dedup("c", DedupMode::WhileKept).await.unwrap().is_duplicate());
+    tokio::time::sleep(DAY).await;
+    assert!(!jobs.enqueue(job()).dedup("b", DedupMode::For(DAY)).await.unwrap().is_duplicate());
+    jobs.queue("work").unwrap().clean(JobState::Completed, Duration::ZERO).await.unwrap();
+    assert!(!jobs.enqueue(job()).dedup("c", DedupMode::WhileKept).await.unwrap().is_duplicate());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_mixed_jobs_answers_in_its_own_order() {
+    let jobs = client().await;
+    let (_, left) = jobs.enqueue(Mark { side: "left".into() }).into_spec().unwrap();
+    let (_, sum) = jobs.enqueue(Sum { numbers: vec![] }).into_spec().unwrap();
+    let answers = jobs.enqueue_batch(vec![left.clone(), sum.clone(), left.clone()]).await.unwrap();
+    use ferroq::EnqueueAnswer::{Duplicate, Inserted};
+    assert_eq!(answers, [Inserted, Inserted, Duplicate(left.id)]);
+    assert_eq!(jobs.queues().await.unwrap().iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["left", "work"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_too_old_to_start_fails_as_expired() {
+    let (jobs, stage) = (client().await, Arc::new(Stage::default()));
+    let handle = jobs.enqueue(Play::new("fine")).expires_in(SECOND).await.unwrap();
+    tokio::time::sleep(SECOND * 2).await;
+    worker(&jobs, &stage).run_until_idle().await.unwrap();
+    let Err(WaitError::Failed { reason, .. }) = handle.wait().await else { panic!("it must fail") };
+    assert_eq!((reason, stage.runs.load(Ordering::SeqCst)), (FailReason::Expired, 0));
+}

@@ -50,7 +50,7 @@ pub(super) struct Turn<S> {
     shared: Arc<Shared<S>>,
     pub(super) ends: UnboundedReceiver<Ended>,
     pub(super) lines: Vec<Line>,
-    /// Which line is asked first, so that none is always last.
+    /// Which line is claimed from first, so that none is always last.
     next_line: usize,
     kinds: Arc<[JobKind]>,
     id: WorkerId,
@@ -217,12 +217,20 @@ impl<S: Send + Sync + 'static> Turn<S> {
         let group = self.figures.concurrency.div_ceil(2).min(GROUP_ITEMS_MAX / 2);
         let group_is_due = done > 0
             && (done >= group || self.running == 0 || self.first_done_at.is_none_or(|at| now >= at + GROUP_WAIT));
-        let picked = (0..self.lines.len()).map(|step| (self.next_line + step) % self.lines.len()).find(|&place| {
-            let line = &self.lines[place];
-            if done > 0 { group_is_due && !line.done.is_empty() } else { line.ready && self.has_room() }
-        })?;
-        self.next_line = (picked + 1) % self.lines.len();
-        Some(picked)
+        if done == 0 {
+            return self.turn_of().filter(|_| self.has_room());
+        }
+        // The line whose turn it is to be claimed from comes first, because it is settled and claimed from in one call.
+        let turn = self.turn_of().into_iter();
+        turn.chain(0..self.lines.len()).find(|&place| group_is_due && !self.lines[place].done.is_empty())
+    }
+
+    /// The line whose turn it is to be claimed from: the next that may have work. So no queue waits for another to be
+    /// empty.
+    fn turn_of(&self) -> Option<usize> {
+        (0..self.lines.len())
+            .map(|step| (self.next_line + step) % self.lines.len())
+            .find(|&place| self.lines[place].ready)
     }
 
     /// Whether another job may be claimed.
@@ -235,9 +243,10 @@ impl<S: Send + Sync + 'static> Turn<S> {
 
     /// Asks the gate for room; `None` if there is none now.
     fn enter(&mut self, place: usize) -> Option<Entry> {
-        if !self.lines[place].ready || !self.has_room() {
+        if self.turn_of() != Some(place) || !self.has_room() {
             return None;
         }
+        self.next_line = (place + 1) % self.lines.len();
         let gate = self.client.gate();
         if self.lines[place].solo_waiting {
             if !self.wants_solo {
