@@ -49,7 +49,8 @@ impl Order {
         Order {
             trace: crate::trace::path_beside(&db),
             db,
-            lease: Duration::from_millis(200),
+            // Long enough that a busy machine takes no job from a process that lives.
+            lease: Duration::from_secs(1),
             concurrency: 8,
             grace: Duration::from_secs(30),
             fault: None,

@@ -52,7 +52,8 @@ async fn killed_workers_lose_nothing_and_repeat_nothing_that_was_committed() {
     let mut random = StdRng::seed_from_u64(seed);
     let kills = std::env::var("FERROQ_KILLS").map_or(KILLS, |text| text.parse().expect("FERROQ_KILLS is a number"));
     let directory = store::directory();
-    let order = Order::work(store::db_in(&directory));
+    let lease = Duration::from_millis(200);
+    let order = Order { lease, ..Order::work(store::db_in(&directory)) };
     let client = Client::new(Arc::new(store::sqlite(&order.db).await));
     client.queue(QUEUE).expect("a name").configure(keep_all()).await.expect("configure");
     let app = store::app(&order.db).await;

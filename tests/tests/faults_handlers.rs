@@ -296,7 +296,7 @@ impl Job for Block {
     type Output = String;
 }
 
-const LEASE: Duration = Duration::from_millis(150);
+const LEASE: Duration = Duration::from_millis(600);
 
 /// Runs of [`Block`], in whatever process (here: thread) they happen.
 #[derive(Default)]
