@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferroq_core::client::Client;
+use ferroq_core::event::{EventCursor, EventKind};
 use ferroq_core::job::{JobId, JobState, QueueName};
 use ferroq_core::policy::dedup::DedupMode;
 use ferroq_core::policy::retention::{KeepRule, Retention};
-use ferroq_core::storage::{EnqueueAnswer, JobFilter, QueueConfig};
-use ferroq_testkit::harness::audit;
+use ferroq_core::storage::{EnqueueAnswer, JobFilter, QueueConfig, Storage};
+use ferroq_testkit::harness::{QueueDump, audit};
+use ferroq_testkit::invariants::{self, History, Step};
+use ferroq_testkit::model::Snapshot;
 use ferroq_tests::child::Child;
 use ferroq_tests::jobs::{APP_TABLE, AppEffect, Effect, Order, QUEUE, State, id_of, worker};
 use ferroq_tests::store;
@@ -44,6 +47,50 @@ async fn completed(client: &Client) -> HashSet<JobId> {
     let queue = client.queue(QUEUE).expect("a name");
     let jobs = queue.all(JobFilter::states([JobState::Completed])).await.expect("list");
     jobs.into_iter().map(|record| record.id()).collect()
+}
+
+/// The event log tells of each job what its record tells: it was enqueued once, it completed once, and that was the last
+/// of it.
+async fn the_log_tells_the_same(storage: &dyn Storage, dump: &QueueDump) {
+    let queue = QueueName::new(QUEUE).expect("a name");
+    let mut by_job: HashMap<JobId, Vec<EventKind>> = HashMap::new();
+    let mut cursor = EventCursor::default();
+    loop {
+        let page = storage.events(&queue, cursor, 1000).await.expect("events");
+        assert!(!page.missed, "all events are kept");
+        if page.events.is_empty() {
+            break;
+        }
+        cursor = page.next;
+        for event in page.events {
+            // Some are about the queue: that leases were extended on a machine too busy to attend to them.
+            if let Some(job) = event.job {
+                by_job.entry(job).or_default().push(event.kind);
+            }
+        }
+    }
+    for record in &dump.jobs {
+        let events = by_job.remove(&record.id()).unwrap_or_default();
+        let count = |kind| events.iter().filter(|event| **event == kind).count() as u32;
+        let told = [EventKind::Enqueued, EventKind::Started, EventKind::Stalled, EventKind::Completed].map(count);
+        assert_eq!(told, [1, record.runs, record.crashes, 1], "{}: {events:?}", record.id());
+        assert_eq!(events.last(), Some(&EventKind::Completed), "{}: {events:?}", record.id());
+    }
+    assert!(by_job.is_empty(), "the log tells of jobs that are not there: {by_job:?}");
+}
+
+/// Those of the kit's invariants that show in what a store holds, whatever was called before.
+async fn the_invariants_hold(storage: &dyn Storage) {
+    let mut history = History::default();
+    history.steps.push(Step::Drained);
+    history.seen(Snapshot::take(storage).await.expect("a snapshot"));
+    let shown = ["one holder", "each job in exactly", "counts equal rows", "liveness"];
+    let checkers: Vec<_> =
+        invariants::ALL.iter().filter(|(name, _)| shown.iter().any(|shown| name.starts_with(shown))).collect();
+    assert_eq!(checkers.len(), shown.len(), "the kit names its invariants otherwise now");
+    for (name, checker) in checkers {
+        checker(&history).unwrap_or_else(|(_, what)| panic!("{name}: {what}"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,6 +169,9 @@ async fn killed_workers_lose_nothing_and_repeat_nothing_that_was_committed() {
     let missing: Vec<_> = enqueued().filter(|n| !ids.contains(&id_of(*n))).collect();
     assert!(missing.is_empty(), "lost: {missing:?}");
     assert_eq!(dump.dedup, [], "all keys are free");
+
+    the_log_tells_the_same(client.storage().as_ref(), &dump).await;
+    the_invariants_hold(client.storage().as_ref()).await;
 
     // Follow-ups come into being with the completion that asked for them: one for every fifth job, and never two.
     let mut echoes: BTreeMap<u64, u32> = BTreeMap::new();
