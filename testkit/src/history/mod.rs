@@ -2,7 +2,7 @@
 //! settle (and now and then die or come back too late), and one that lets time pass and sweeps. Every call is recorded
 //! with the moments at which it was made and answered. Afterwards each job's calls must be explainable one after
 //! another by the state machine, in an order that no answered-before-made pair contradicts; the store's contents must
-//! keep the [invariants](crate::invariants); and workers without faults must be able to work off what is left.
+//! keep the [`crate::invariants`]; and workers without faults must be able to work off what is left.
 //!
 //! A seed fixes what each task tries, and not how the tasks interleave: a replay is likely, but not certain, to fail at
 //! the same place.
