@@ -1,5 +1,5 @@
 //! The side that works: claims jobs in batches, runs their handlers, settles what they ended in, keeps the leases and
-//! does what time makes due. [`turn`] is the loop; read it first.
+//! does what time makes due. `turn.rs` is the loop; read it first.
 
 mod builder;
 mod ending;
