@@ -166,6 +166,8 @@ async fn app_effect(job: AppEffect, cx: Context<State>) -> JobResult {
         .bind(cx.fencing_token())
         .execute(&mut *transaction)
         .await?;
+    // Long enough for a kill to fall between the app's write and the commit.
+    tokio::time::sleep(Duration::from_millis(1)).await;
     let answer = crate::store::complete_in(&cx, &mut transaction).await?;
     if !matches!(answer, SettleAnswer::Settled { .. }) {
         // Somebody else has the job: our row goes with the transaction.
