@@ -1,6 +1,6 @@
 //! What the handles of one store share in a process: options, the clock, names, and the hints between them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +20,8 @@ pub(crate) struct Common {
     pub(crate) hub: SignalHub,
     /// The work and control marks that this process has seen or made, by queue.
     marks: Mutex<HashMap<QueueName, (i64, i64)>>,
+    /// Queues that got work which nobody has asked for yet: whoever asks first need not look before claiming.
+    work: Mutex<HashSet<QueueName>>,
     /// Tells the watcher that somebody listens.
     pub(crate) listening: Notify,
     /// Whether a watcher runs.
@@ -34,6 +36,7 @@ impl Common {
             names: Names::default(),
             hub: SignalHub::default(),
             marks: Mutex::default(),
+            work: Mutex::default(),
             listening: Notify::new(),
             watched: AtomicBool::new(false),
         }
@@ -47,11 +50,26 @@ impl Common {
         if queue.hint_control {
             self.hub.control(&queue.name);
         } else if queue.hint_work {
-            self.hub.work(&queue.name);
+            self.work(&queue.name);
         }
         if !queue.ended.is_empty() {
             self.hub.ended(queue.ended.iter().copied());
         }
+    }
+
+    /// Hints that a queue may have work.
+    pub(crate) fn work(&self, queue: &QueueName) {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        if !work.contains(queue) {
+            work.insert(queue.clone());
+        }
+        drop(work);
+        self.hub.work(queue);
+    }
+
+    /// Whether a queue got work since this was last asked.
+    pub(crate) fn take_work(&self, queue: &QueueName) -> bool {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner).remove(queue)
     }
 
     /// Takes note of a queue's marks, and says which of them rose: (work, control). Marks seen for the first time

@@ -186,6 +186,7 @@ impl Unit<'_> {
             queue.queue_event(if config.paused { EventKind::Paused } else { EventKind::Resumed });
         }
         queue.config = config;
+        queue.config_changed = true;
         queue.dirty = true;
         queue.hint_control = true;
         Ok(())
@@ -199,6 +200,8 @@ impl Unit<'_> {
             return Ok(false);
         }
         queue.config.paused = paused;
+        queue.config_changed = true;
+        queue.dirty = true;
         queue.queue_event(if paused { EventKind::Paused } else { EventKind::Resumed });
         queue.hint_control = true;
         Ok(true)

@@ -32,6 +32,14 @@ pub(crate) fn is_about_the_request(error: &sqlx::Error) -> bool {
     matches!(primary_code(error), Some(code::TOOBIG | code::CONSTRAINT | code::NOMEM))
 }
 
+/// Whether this is how a guard fails a transaction: `json()` of what is no JSON.
+pub(crate) fn is_guard(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(found) => primary_code(error) == Some(1) && found.message().contains("malformed JSON"),
+        _ => false,
+    }
+}
+
 /// What a failed statement means. The transaction it was part of was rolled back.
 pub(crate) fn storage_error(error: sqlx::Error) -> StorageError {
     let (code, message) = match primary_code(&error) {

@@ -11,6 +11,7 @@ mod events;
 mod in_app;
 mod inspect;
 mod jobs;
+mod memory;
 mod names;
 mod open;
 mod options;

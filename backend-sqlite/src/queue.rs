@@ -12,6 +12,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use crate::error::unexpected;
+use crate::memory::Oldest;
 use crate::names::Names;
 use crate::row::Row;
 use crate::script::{Script, Value};
@@ -21,10 +22,18 @@ pub(crate) const READ: &str = "SELECT concat_ws(',',number,counter,last,attended
     active,completed,failed,cancelled,shelved,solo,event_first,event_last,work,control,stamp),config \
     FROM ferroq_queues WHERE name=?";
 
+/// The same, and when its next Delayed job is due, by `ferroq_jobs_by_place`; the argument before the name is the part of
+/// a place that says Delayed.
+pub(crate) const PROBE: &str = "SELECT concat_ws(',',number,counter,last,attended_at,term_min,waiting,delayed,blocked,\
+    active,completed,failed,cancelled,shelved,solo,event_first,event_last,work,control,stamp),config,\
+    (SELECT rank FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=(number<<40)|? ORDER BY rank LIMIT 1) \
+    FROM ferroq_queues WHERE name=?";
+
 /// A queue's number by its name, by the unique index on it.
 pub(crate) const NUMBER: &str = "SELECT number FROM ferroq_queues WHERE name=?";
 
-const WRITE: &str = "UPDATE ferroq_queues SET config=?,counter=?,last=?,attended_at=?,term_min=?,waiting=?,delayed=?,\
+const WRITE_CONFIG: &str = "UPDATE ferroq_queues SET config=? WHERE number=?";
+const WRITE: &str = "UPDATE ferroq_queues SET counter=?,last=?,attended_at=?,term_min=?,waiting=?,delayed=?,\
     blocked=?,active=?,completed=?,failed=?,cancelled=?,shelved=?,solo=?,event_first=?,event_last=?,work=?,control=?,\
     stamp=? WHERE number=?";
 
@@ -69,6 +78,14 @@ pub(crate) struct Queue {
     pub(crate) hint_work: bool,
     pub(crate) hint_control: bool,
     pub(crate) ended: Vec<JobId>,
+    /// Whether the settings are others than those stored.
+    pub(crate) config_changed: bool,
+    /// The records to prune by count, if they were read beforehand.
+    pub(crate) oldest: Vec<Oldest>,
+    /// The lowest rank of a record that this call adds to Completed.
+    pub(crate) completed_rank: i64,
+    /// Whether the row was recalled instead of read, and is guarded.
+    pub(crate) recalled: bool,
 }
 
 impl Queue {
@@ -98,6 +115,27 @@ impl Queue {
             hint_work: false,
             hint_control: false,
             ended: Vec::new(),
+            config_changed: true,
+            oldest: Vec::new(),
+            completed_rank: i64::MAX,
+            recalled: false,
+        }
+    }
+
+    /// The row as a commit left it, for a later transaction.
+    pub(crate) fn committed(self) -> Queue {
+        Queue {
+            events: EventBatch::default(),
+            added: [0; 7],
+            dirty: false,
+            hint_work: false,
+            hint_control: false,
+            ended: Vec::new(),
+            config_changed: false,
+            oldest: Vec::new(),
+            completed_rank: i64::MAX,
+            recalled: true,
+            ..self
         }
     }
 
@@ -110,6 +148,7 @@ impl Queue {
         let number = next()?;
         let mut queue = Queue::new(name.clone(), number, Timestamp::default());
         queue.dirty = false;
+        queue.config_changed = false;
         queue.config = names.config(number, config);
         queue.counter = next()?;
         queue.last = Timestamp::from_micros(next()?);
@@ -177,6 +216,13 @@ impl Queue {
         let gap = self.now.since(self.attended_at);
         let possible = self.count(JobState::Active) > 0 && micros(gap).saturating_mul(2) > self.term_min;
         possible.then_some(gap)
+    }
+
+    /// Whether completing so many more jobs may push older records out.
+    pub(crate) fn may_prune(&self, completed: usize) -> bool {
+        let kept = self.count(JobState::Completed).max(0).unsigned_abs();
+        let rule = self.config.retention.completed;
+        rule.count > 0 && kept.saturating_add(u64::try_from(completed).unwrap_or(u64::MAX)) > rule.count
     }
 
     /// Notes that somebody attended, if jobs are Active.
@@ -270,9 +316,11 @@ impl Queue {
         self.work += i64::from(self.hint_work);
         self.control += i64::from(self.hint_control);
         self.stamp = stamp;
-        let config = serde_json::to_string(&self.config).unwrap_or_default();
+        if std::mem::take(&mut self.config_changed) {
+            let config = serde_json::to_string(&self.config).unwrap_or_default();
+            script.add(WRITE_CONFIG, [config.into(), self.number.into()]);
+        }
         let mut values: Vec<Value> = vec![
-            config.into(),
             self.counter.into(),
             self.last.as_micros().into(),
             self.attended_at.as_micros().into(),

@@ -51,6 +51,22 @@ impl Readers {
         &self,
         question: impl AsyncFnOnce(&mut Unit<'_>) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
+        self.look_as(Begin::Read, question).await
+    }
+
+    /// Looks by a single statement, which spares the commands that begin and end a transaction.
+    pub(crate) async fn look_once<T>(
+        &self,
+        question: impl AsyncFnOnce(&mut Unit<'_>) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        self.look_as(Begin::Once, question).await
+    }
+
+    async fn look_as<T>(
+        &self,
+        begin: Begin,
+        question: impl AsyncFnOnce(&mut Unit<'_>) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
         let mut slot = self.free().await;
         // Taken out while it is used: if the caller is dropped midway, a new connection takes the place of one whose
         // transaction is still open.
@@ -62,7 +78,7 @@ impl Readers {
                 return Err(closed());
             }
         };
-        let mut unit = Unit::new(&mut conn, &self.common.names, self.common.clock.now(), Begin::Read);
+        let mut unit = Unit::new(&mut conn, &self.common.names, self.common.clock.now(), begin);
         let answer = question(&mut unit).await;
         // A look writes nothing, whatever the unit has collected.
         unit.script = Script::default();

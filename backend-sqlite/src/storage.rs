@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use ferroq_core::event::EventCursor;
-use ferroq_core::job::{JobRecord, QueueName};
+use ferroq_core::job::{JobRecord, QueueName, Slot};
 use ferroq_core::storage::{
     ActReport, ActRequest, Capabilities, ClaimAnswer, ClaimSpec, Control, DumpPage, DurabilityReport, EnqueueAnswer,
     EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, ListCursor,
@@ -14,6 +14,7 @@ use ferroq_core::storage::{
     RestoreAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
 };
 use ferroq_core::{JobId, JobState, Timestamp};
+use sqlx::Row as _;
 
 use crate::common::Common;
 use crate::error::{closed, invalid, unexpected};
@@ -85,7 +86,14 @@ impl SqliteStorage {
     /// What a claim would answer, if it is clear that it changes nothing.
     async fn idle_claim(&self, queue: &QueueName, claim: &ClaimSpec) -> Result<Option<ClaimAnswer>, StorageError> {
         let probe = async |unit: &mut crate::unit::Unit<'_>| {
-            let Some(at) = unit.queue(queue).await? else { return Ok(Some(ClaimAnswer::default())) };
+            let delayed = crate::row::place(0, JobState::Delayed, Slot::Lane, 0);
+            let [rows] = unit.ask([(crate::queue::PROBE, vec![delayed.into(), queue.as_str().into()])]).await?;
+            let Some(at) = unit.load(queue, &rows)? else { return Ok(Some(ClaimAnswer::default())) };
+            let next: Option<i64> = rows
+                .first()
+                .and_then(|row| row.try_get_unchecked(2).transpose())
+                .transpose()
+                .map_err(|_| unexpected("a due time"))?;
             let queue = &unit.queues[at];
             if queue.count(JobState::Active) > 0 || queue.is_stale() {
                 return Ok(None);
@@ -97,16 +105,14 @@ impl SqliteStorage {
                 return Ok(None);
             }
             let (solo_waiting, now) = (queue.solo > 0, queue.now);
-            let delayed = queue.count(JobState::Delayed) > 0;
-            let asks = Pending::asks(queue);
-            let next = if delayed { Pending::read(&unit.ask(asks).await?).next_delayed() } else { None };
+            let next = next.filter(|_| queue.count(JobState::Delayed) > 0).map(Timestamp::from_micros);
             if next.is_some_and(|next| next <= now) {
                 return Ok(None);
             }
             let look_again = next.map(|next| next.since(now));
             Ok(Some(ClaimAnswer { look_again, solo_waiting, ..ClaimAnswer::default() }))
         };
-        self.readers.look(probe).await
+        self.readers.look_once(probe).await
     }
 
     /// What a sweep would answer, if it is clear that it changes nothing.
@@ -140,6 +146,7 @@ impl Jobs for SqliteStorage {
         }
         if let Some(claim) = request.claim.as_ref().filter(|_| request.settlements.is_empty())
             && request.call.is_none_or(|call| !self.writer.knows(call))
+            && !self.common.take_work(&request.queue)
             && let Some(answer) = self.idle_claim(&request.queue, claim).await?
         {
             let answer = ExchangeAnswer { settled: Vec::new(), claimed: Some(answer) };

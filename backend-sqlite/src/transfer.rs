@@ -77,6 +77,7 @@ impl Unit<'_> {
         let number = self.queues[at].number;
         if let Some(config) = &page.config {
             self.queues[at].config = config.clone();
+            self.queues[at].config_changed = true;
             self.queues[at].hint_control = true;
         }
         for entry in &page.dedup {

@@ -14,6 +14,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use crate::error::{storage_error, unexpected};
+use crate::memory::{self, Ahead, Known};
 use crate::names::Names;
 use crate::queue::{self, Queue};
 use crate::record::numbers_json;
@@ -41,6 +42,8 @@ pub(crate) enum Begin {
     Own,
     /// With `BEGIN`, to look only.
     Read,
+    /// Not at all: there is to be one statement, which is a transaction of its own.
+    Once,
     /// Somebody else's: the app's own transaction.
     Foreign,
 }
@@ -64,6 +67,16 @@ pub(crate) struct Unit<'c> {
     completes: BTreeMap<(i64, i64), Vec<i64>>,
     /// An error that SQLite itself gave lies in the request's data.
     pub(crate) request_at_fault: bool,
+    /// What may be relied on under a guard; `None` where memory is not to be used.
+    pub(crate) known: Option<HashMap<QueueName, Known>>,
+    /// The rows of Active jobs, of the queues that were recalled or are to be remembered.
+    pub(crate) active: HashMap<QueueName, HashMap<JobId, Row>>,
+    /// What was read ahead, until something may have changed since.
+    pub(crate) ahead: Option<(QueueName, Ahead)>,
+    /// Whether the transaction relies on memory.
+    pub(crate) guarded: bool,
+    /// Whether a guard may have failed.
+    pub(crate) guard_failed: bool,
 }
 
 impl<'c> Unit<'c> {
@@ -82,7 +95,30 @@ impl<'c> Unit<'c> {
             removes: Vec::new(),
             completes: BTreeMap::new(),
             request_at_fault: false,
+            known: None,
+            active: HashMap::new(),
+            ahead: None,
+            guarded: false,
+            guard_failed: false,
         }
+    }
+
+    /// Where the queue is in `queues`, if it is there or is remembered.
+    pub(crate) fn recall(&mut self, name: &QueueName) -> Option<usize> {
+        if let Some(at) = self.loaded(name) {
+            return Some(at);
+        }
+        let known = self.known.as_mut()?.remove(name)?;
+        let mut queue = known.queue;
+        self.script.add(memory::STAMPED, [queue.number.into(), queue.stamp.into()]);
+        self.guarded = true;
+        queue.advance(self.clock, &mut self.script);
+        if self.queues.is_empty() {
+            self.ahead = known.ahead.map(|ahead| (name.clone(), ahead));
+        }
+        self.active.insert(name.clone(), known.active);
+        self.queues.push(queue);
+        Some(self.queues.len() - 1)
     }
 
     /// Sends what was collected, and asks.
@@ -99,9 +135,10 @@ impl<'c> Unit<'c> {
         for (sql, values) in asks {
             script.add(sql, values);
         }
-        self.begun = true;
+        self.begun = self.begin != Begin::Once;
         let answers = script.run(self.conn, skip).await.map_err(|error| {
             self.request_at_fault = crate::error::is_about_the_request(&error);
+            self.guard_failed = self.guarded && crate::error::is_guard(&error);
             storage_error(error)
         })?;
         answers.try_into().map_err(|_| unexpected("an answer"))
@@ -141,7 +178,7 @@ impl<'c> Unit<'c> {
 
     /// Where the queue is in `queues`, read and with its time advanced; `None` if it does not exist.
     pub(crate) async fn queue(&mut self, name: &QueueName) -> Result<Option<usize>, StorageError> {
-        if let Some(at) = self.loaded(name) {
+        if let Some(at) = self.recall(name) {
             return Ok(Some(at));
         }
         let [rows] = self.ask([self.queue_ask(name)]).await?;
@@ -169,12 +206,15 @@ impl<'c> Unit<'c> {
     pub(crate) fn load(&mut self, name: &QueueName, rows: &[SqliteRow]) -> Result<Option<usize>, StorageError> {
         let Some(row) = rows.first() else { return Ok(None) };
         let mut queue = Queue::read(name, row, self.names)?;
-        if self.begin == Begin::Read {
+        if matches!(self.begin, Begin::Read | Begin::Once) {
             queue.now = queue.time(self.clock);
         } else {
             queue.advance(self.clock, &mut self.script);
         }
         self.queues.push(queue);
+        if self.known.is_some() {
+            self.active.insert(name.clone(), HashMap::new());
+        }
         Ok(Some(self.queues.len() - 1))
     }
 
@@ -292,6 +332,10 @@ impl<'c> Unit<'c> {
             return None;
         };
         self.queues[at].added[usize::from(state.number())] += 1;
+        if state == JobState::Completed {
+            let queue = &mut self.queues[at];
+            queue.completed_rank = queue.completed_rank.min(prune.as_micros());
+        }
         let untouched = !self.saves.contains_key(&row.key) && state == JobState::Completed;
         if untouched && !row.notes_changed {
             self.queues[at].shift(state, Slot::Lane, 1);
@@ -330,7 +374,10 @@ impl<'c> Unit<'c> {
     pub(crate) async fn end_call(&mut self) -> Result<(), StorageError> {
         for at in 0..self.queues.len() {
             self.prune_by_count(at).await?;
+            self.queues[at].oldest.clear();
+            self.queues[at].completed_rank = i64::MAX;
         }
+        self.ahead = None;
         Ok(())
     }
 
@@ -346,7 +393,11 @@ impl<'c> Unit<'c> {
             if quota == 0 {
                 continue;
             }
+            if state == JobState::Completed && self.prune_plain(at, quota) {
+                continue;
+            }
             // Records that somebody waits for are passed over, unless they ended long enough ago.
+            let queue = &self.queues[at];
             let ended_before = queue.now.before(WAITED_ON_KEEP).as_micros();
             let values =
                 vec![queue.place(state).into(), ended_before.into(), i64::try_from(quota).unwrap_or(i64::MAX).into()];
@@ -358,6 +409,21 @@ impl<'c> Unit<'c> {
             }
         }
         Ok(())
+    }
+
+    /// Prunes completed records that were read beforehand, if they are the ones to go and nothing speaks against it.
+    fn prune_plain(&mut self, at: usize, quota: u64) -> bool {
+        let queue = &mut self.queues[at];
+        let quota = usize::try_from(quota).unwrap_or(usize::MAX);
+        let Some(oldest) = queue.oldest.get(..quota) else { return false };
+        if !oldest.iter().all(|record| record.plain && record.rank < queue.completed_rank) {
+            return false;
+        }
+        for record in std::mem::take(&mut queue.oldest).into_iter().take(quota) {
+            self.queues[at].shift(JobState::Completed, Slot::Lane, -1);
+            self.remove(record.key);
+        }
+        true
     }
 
     /// The rows of these ids in a queue, without payloads.

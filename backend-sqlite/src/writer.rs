@@ -17,11 +17,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::common::Common;
 use crate::error::{closed, invalid, unexpected};
+use crate::jobs;
+use crate::memory::{Ahead, Known, Memory, oldest_ask, read_oldest};
 use crate::queue::{self, Queue};
 use crate::record::WAITED_ON_FLAG;
 use crate::row::key_range;
 use crate::script::Script;
-use crate::unit::{Begin, Unit};
+use crate::unit::{Ask, Begin, NOTHING, Unit};
 
 /// How many calls share a transaction at most.
 const CALLS_MAX: usize = 256;
@@ -30,6 +32,10 @@ const ITEMS_MAX: usize = 4096;
 
 const WATCH: &str =
     "UPDATE ferroq_jobs INDEXED BY ferroq_jobs_by_id SET flags=flags|? WHERE id=? AND key BETWEEN ? AND ?";
+/// Tells writers that remember the queue's jobs that one of them was changed.
+const NEW_STAMP: &str = "UPDATE ferroq_queues SET stamp=random() WHERE number=?";
+/// The largest claim for which the head of the line is read ahead: with larger ones a command more hardly counts.
+const AHEAD_ITEMS_MAX: usize = 16;
 
 /// A call that writes.
 #[derive(Debug)]
@@ -104,7 +110,7 @@ impl Writer {
         let (calls, inbox) = mpsc::unbounded_channel();
         let stamp = i64::from_be_bytes(uuid_part()) & (i64::MAX >> 1);
         let book = Arc::<Mutex<AnswerBook>>::default();
-        let task = Task { conn, common, book: book.clone(), stamp };
+        let task = Task { conn, common, book: book.clone(), stamp, memory: Memory::default() };
         drop(tokio::spawn(task.run(inbox)));
         Writer { calls, book }
     }
@@ -144,6 +150,7 @@ struct Task {
     book: Arc<Mutex<AnswerBook>>,
     /// Written to the queues' rows, so that a commit whose answer was lost can be recognised.
     stamp: i64,
+    memory: Memory,
 }
 
 /// A group failed.
@@ -151,6 +158,8 @@ struct Failure {
     error: StorageError,
     /// Whether calls of the group may succeed without the others.
     one_by_one: bool,
+    /// Whether what was remembered was no longer true. Nothing was changed.
+    outdated: bool,
 }
 
 impl Task {
@@ -230,11 +239,24 @@ impl Task {
         }
     }
 
-    /// Runs calls as one transaction.
+    /// Runs calls as one transaction, from memory if that may do.
     async fn attempt(&mut self, calls: &[Call]) -> Result<Vec<Answer>, Failure> {
+        if !calls.iter().all(|call| matches!(call, Call::Enqueue(_) | Call::Exchange(_))) {
+            self.memory.forget();
+        } else if self.memory.is_trusted() {
+            match self.transact(calls, true).await {
+                Err(Failure { outdated: true, .. }) => self.memory.failed(),
+                done => return done,
+            }
+        }
+        self.transact(calls, false).await
+    }
+
+    async fn transact(&mut self, calls: &[Call], from_memory: bool) -> Result<Vec<Answer>, Failure> {
         self.stamp += 1;
         let clock = self.common.clock.now();
         let mut unit = Unit::new(&mut self.conn, &self.common.names, clock, Begin::Own);
+        unit.known = from_memory.then(|| self.memory.take());
         let mut answers = Vec::with_capacity(calls.len());
         let work = async {
             let mut at = 0;
@@ -260,9 +282,11 @@ impl Task {
         let worked: Result<(), StorageError> = work.await;
         if let Err(error) = worked {
             let one_by_one = unit.request_at_fault || matches!(error.code(), ErrorCode::Invalid | ErrorCode::Corrupt);
+            let outdated = unit.guard_failed;
             self.roll_back().await;
-            return Err(Failure { error, one_by_one });
+            return Err(Failure { error, one_by_one, outdated });
         }
+        let mut ahead = None;
         let commit = std::mem::take(&mut unit.script);
         if unit.begun || !commit.is_empty() {
             let mut script = Script::default();
@@ -271,7 +295,24 @@ impl Task {
             }
             script.append(commit);
             script.add("COMMIT", []);
-            if let Err(error) = script.run(unit.connection(), 0).await {
+            let skip = script.statements();
+            let foreseen = if from_memory { foresee(&unit, calls, &answers) } else { None };
+            let items = foreseen.as_ref().map_or(0, |(items, _)| *items);
+            for (sql, values) in foreseen.into_iter().flat_map(|(_, asks)| asks) {
+                script.add(sql, values);
+            }
+            let sent = script.run(unit.connection(), skip).await.map(|found| {
+                if let Ok([next_due, line, oldest]) = <[_; 3]>::try_from(found) {
+                    ahead = Some(Ahead { items, next_due, line, oldest: read_oldest(&oldest) });
+                }
+            });
+            if let Err(error) = sent {
+                if unit.guarded && crate::error::is_guard(&error) {
+                    let error = crate::error::storage_error(error);
+                    drop(unit);
+                    self.roll_back().await;
+                    return Err(Failure { error, one_by_one: false, outdated: true });
+                }
                 let one_by_one = crate::error::is_about_the_request(&error);
                 let stamped =
                     unit.queues.iter().find(|queue| queue.stamp == self.stamp).map(|queue| queue.name.clone());
@@ -281,29 +322,47 @@ impl Task {
                 self.roll_back().await;
                 match self.was_committed(stamped).await {
                     Some(true) => {
-                        self.after_commit(unit_queues, calls, &answers);
+                        self.after_commit(&unit_queues, calls, &answers);
                         return Ok(answers);
                     }
-                    Some(false) => return Err(Failure { error, one_by_one }),
-                    None => return Err(Failure { error: error.effect_unknown(), one_by_one: false }),
+                    Some(false) => return Err(Failure { error, one_by_one, outdated: false }),
+                    None => {
+                        let error = error.effect_unknown();
+                        return Err(Failure { error, one_by_one: false, outdated: false });
+                    }
                 }
             }
         }
         unit.learn();
-        let queues = std::mem::take(&mut unit.queues);
+        let (queues, known) = (std::mem::take(&mut unit.queues), unit.known.take());
+        let mut active = std::mem::take(&mut unit.active);
         drop(unit);
-        self.after_commit(queues, calls, &answers);
+        self.after_commit(&queues, calls, &answers);
+        if let Some(known) = known {
+            self.memory.put_back(known);
+            for queue in queues {
+                if !queue.removed && (queue.stamp == self.stamp || queue.recalled) {
+                    let active = active.remove(&queue.name).unwrap_or_default();
+                    self.memory.keep(Known { queue: queue.committed(), active, ahead: ahead.take() });
+                }
+            }
+        }
         Ok(answers)
     }
 
-    fn after_commit(&mut self, queues: Vec<Queue>, calls: &[Call], answers: &[Answer]) {
-        for queue in &queues {
+    fn after_commit(&mut self, queues: &[Queue], calls: &[Call], answers: &[Answer]) {
+        for queue in queues {
             self.common.hint(queue);
         }
         let at = self.common.clock.now();
         let mut book = open(&self.book);
         for (call, answer) in calls.iter().zip(answers) {
             let id = call.id();
+            if let (Call::Exchange(request), Answer::Exchange(answer)) = (call, answer)
+                && answer.claimed.as_ref().is_some_and(|claimed| !claimed.more)
+            {
+                self.common.take_work(&request.queue);
+            }
             match answer {
                 _ if id.is_none() || book.recall(id).is_some() => {}
                 Answer::Enqueue(answer) => book.keep(id, at, || CallAnswer::Enqueue(answer.clone())),
@@ -349,6 +408,22 @@ impl Task {
     }
 }
 
+/// What the next transaction will most likely ask, if this one was an exchange of few jobs: up to how many, when the next
+/// Delayed job is due, the head of the line, and the records that may then have to go.
+fn foresee(unit: &Unit<'_>, calls: &[Call], answers: &[Answer]) -> Option<(usize, [Ask; 3])> {
+    let ([Call::Exchange(request)], [Answer::Exchange(answer)]) = (calls, answers) else { return None };
+    let items = request.claim.as_ref()?.max_items;
+    let claimed = answer.claimed.as_ref().is_some_and(|claimed| !claimed.claims.is_empty());
+    let queue = unit.queues.first().filter(|queue| queue.name == request.queue)?;
+    let empty = queue.in_line() <= 0 && queue.count(JobState::Delayed) <= 0;
+    if !claimed || empty || items > AHEAD_ITEMS_MAX {
+        return None;
+    }
+    let items = if items == 1 { 1 } else { AHEAD_ITEMS_MAX };
+    let oldest = if queue.may_prune(items) { oldest_ask(queue, items) } else { (NOTHING, vec![]) };
+    Some((items, [jobs::next_due_ask(queue.number), jobs::line_ask(queue.number, items), oldest]))
+}
+
 /// How many enqueues of the same queue stand at the head, none of them answered before.
 fn enqueues_alike(calls: &[Call], book: &Mutex<AnswerBook>) -> usize {
     let book = open(book);
@@ -392,6 +467,7 @@ async fn run(unit: &mut Unit<'_>, call: &Call) -> Result<Answer, StorageError> {
                 let id = id.as_bytes().to_vec();
                 unit.flush();
                 unit.script.add(WATCH, [WAITED_ON_FLAG.into(), id.into(), low.into(), high.into()]);
+                unit.script.add(NEW_STAMP, [number.into()]);
             }
             Answer::Done
         }

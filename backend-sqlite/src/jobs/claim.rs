@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ferroq_core::Timestamp;
 use ferroq_core::clock::micros;
 use ferroq_core::event::EventKind;
@@ -41,12 +42,12 @@ fn limit(items: usize) -> i64 {
 }
 
 /// Asks for the head of the line.
-pub(super) fn line_ask(queue: i64, max_items: usize) -> Ask {
+pub(crate) fn line_ask(queue: i64, max_items: usize) -> Ask {
     (CLAIMABLE, vec![place(queue, JobState::Waiting, Slot::Lane, 0).into(), limit(max_items).into()])
 }
 
 /// Asks when the next Delayed job is due.
-pub(super) fn next_due_ask(queue: i64) -> Ask {
+pub(crate) fn next_due_ask(queue: i64) -> Ask {
     (NEXT_RANK, vec![place(queue, JobState::Delayed, Slot::Lane, 0).into()])
 }
 
@@ -70,7 +71,12 @@ impl Unit<'_> {
         let due = |next: Option<i64>| next.is_some_and(|due| due <= now.as_micros());
         let solo = claim.alone && self.queues[at].solo > 0;
         let (mut next_due, mut rows) = match read {
-            Some((next_due, rows)) if !shelved && !due(next_due) && !solo => (next_due, self.rows(&rows, true).await?),
+            Some((next_due, rows)) if !shelved && !due(next_due) && !solo => {
+                let mut rows = self.rows(&rows, true).await?;
+                // What was read ahead may be more than is asked for now.
+                rows.truncate(claim.max_items);
+                (next_due, rows)
+            }
             _ => {
                 if shelved {
                     self.unshelve(at, claim).await?;
@@ -178,6 +184,17 @@ impl Unit<'_> {
                 checkpoint: notes.checkpoint,
                 solo,
             });
+            if let Some(active) = self.active.get_mut(&name) {
+                row.stand(JobState::Active, Slot::Lane, now.after(claim.term).as_micros());
+                row.epoch = next_epoch(row.epoch, now);
+                row.runs = row.runs.saturating_add(1);
+                row.started_at = Some(now);
+                row.lease_term = Some(micros(claim.term));
+                row.worker = Some(claim.worker.as_str().into());
+                row.payload = Bytes::new();
+                row.payload_left_out = true;
+                active.insert(row.id, row);
+            }
             if solo {
                 break;
             }

@@ -11,6 +11,7 @@ use ferroq_core::storage::{EnqueueAnswer, StorageError};
 use sqlx::Row as _;
 
 use crate::error::{invalid, unexpected};
+use crate::memory::ABSENT;
 use crate::record::ids_json;
 use crate::row::{Row, key_range};
 use crate::script::Value;
@@ -51,13 +52,21 @@ impl Unit<'_> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
+        self.ahead = None;
         // One question for all, if the queue's number is known; it is checked when its row is there.
         let keys: Vec<&str> =
             jobs.iter().filter_map(|job| job.dedup.as_ref()).map(|dedup| dedup.key.as_str()).collect();
-        let loaded = self.loaded(queue);
+        let loaded = self.recall(queue);
         let guess = loaded.map(|at| self.queues[at].number).or_else(|| self.names.queue_number(queue));
         let mut found = None;
-        if let Some(number) = guess {
+        if let (Some(at), true, true) = (loaded, self.known.is_some(), keys.is_empty()) {
+            // Ids are new but for repeats, so that they are is only checked.
+            self.flush();
+            let (_, values) = existing_ask(self.queues[at].number, jobs);
+            self.script.add(ABSENT, values);
+            self.guarded = true;
+            found = Some((Vec::new(), Vec::new()));
+        } else if let Some(number) = guess {
             let queue_ask = if loaded.is_some() { (NOTHING, vec![]) } else { self.queue_ask(queue) };
             let [rows, ids, holders] =
                 self.ask([queue_ask, existing_ask(number, jobs), holders_ask(number, &keys)]).await?;

@@ -37,11 +37,6 @@ impl Pending {
         self.earliest().is_some_and(|at| at <= now)
     }
 
-    /// When the next Delayed job is due.
-    pub(crate) fn next_delayed(&self) -> Option<Timestamp> {
-        self.0[1].map(Timestamp::from_micros)
-    }
-
     fn earliest(&self) -> Option<Timestamp> {
         self.0.iter().flatten().min().copied().map(Timestamp::from_micros)
     }
