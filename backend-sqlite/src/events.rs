@@ -11,7 +11,7 @@ use crate::row::{key, seq_of};
 use crate::unit::Unit;
 
 /// Entries of a queue's log, by key.
-const ENTRIES: &str = "SELECT key,at,body FROM ferroq_events WHERE key>? AND key<=? ORDER BY key LIMIT ?";
+const ENTRIES: &str = "SELECT key,at,body FROM ferroq_events WHERE key>? AND key<=? ORDER BY key LIMIT ?+0";
 
 impl Unit<'_> {
     /// The events after a cursor.

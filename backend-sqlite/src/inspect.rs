@@ -15,7 +15,7 @@ const BY_ID: &str =
 /// A step of the walk, by `ferroq_jobs_by_place`.
 pub(crate) const WALK: &str = select_rows!(
     "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE (place,rank,key)>(?,?,?) AND place<? \
-     ORDER BY place,rank,key LIMIT ?)"
+     ORDER BY place,rank,key LIMIT ?+0)"
 );
 /// How many stand on each shelf, by `ferroq_jobs_by_place`.
 const SHELVES: &str = "SELECT place,count(*) FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place \

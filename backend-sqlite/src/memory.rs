@@ -22,7 +22,7 @@ pub(crate) const ABSENT: &str = "SELECT 1 WHERE json(iif(EXISTS(SELECT 1 FROM (S
     IS NULL";
 /// The completed records that go soonest, and whether nothing speaks against it, by `ferroq_jobs_by_place`.
 const OLDEST: &str = "SELECT group_concat(concat(key,',',rank,',',extra IS NULL AND flags&2=0),';') FROM (SELECT \
-    key,rank,extra,flags FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?)";
+    key,rank,extra,flags FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?+0)";
 
 /// How many handed out jobs of a queue are remembered at most, and how many queues.
 const ACTIVE_MAX: usize = 4096;
@@ -52,7 +52,6 @@ pub(crate) struct Known {
 pub(crate) struct Ahead {
     /// How many jobs were asked for.
     pub(crate) items: usize,
-    pub(crate) next_due: Vec<SqliteRow>,
     pub(crate) line: Vec<SqliteRow>,
     pub(crate) oldest: Vec<Oldest>,
 }

@@ -29,13 +29,18 @@ macro_rules! packed {
     };
 }
 
-/// The question for packed rows with their payloads: what stands behind FROM.
+/// The question for packed rows with their payloads: more columns to ask for, if any, and what stands behind FROM.
 macro_rules! select_rows {
     ($from:literal) => {
+        $crate::row::select_rows!("", $from)
+    };
+    ($columns:literal, $from:literal) => {
         concat!(
             "SELECT group_concat(",
             $crate::row::packed!("iif(octet_length(payload)<=16384,payload,NULL)"),
-            ",'') FROM ",
+            ",'')",
+            $columns,
+            " FROM ",
             $from
         )
     };

@@ -32,8 +32,8 @@ const LEFT_OUT: &str = "SELECT notes,payload FROM ferroq_jobs WHERE key=?";
 /// Some statements to ask as one command.
 pub(crate) type Ask = (&'static str, Vec<Value>);
 
-/// A question that has no rows, for a place in an array of questions that needs none.
-pub(crate) const NOTHING: &str = "SELECT 1 WHERE 0";
+/// No question, for a place in an array of questions that needs none; it has no rows.
+pub(crate) const NOTHING: &str = "";
 
 /// The transaction has begun already, or its first statement is to begin it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,8 +132,11 @@ impl<'c> Unit<'c> {
         }
         script.append(std::mem::take(&mut self.script));
         let skip = script.statements();
+        let asked = asks.each_ref().map(|(sql, _)| *sql != NOTHING);
         for (sql, values) in asks {
-            script.add(sql, values);
+            if sql != NOTHING {
+                script.add(sql, values);
+            }
         }
         self.begun = self.begin != Begin::Once;
         let answers = script.run(self.conn, skip).await.map_err(|error| {
@@ -141,7 +144,8 @@ impl<'c> Unit<'c> {
             self.guard_failed = self.guarded && crate::error::is_guard(&error);
             storage_error(error)
         })?;
-        answers.try_into().map_err(|_| unexpected("an answer"))
+        let mut answers = answers.into_iter();
+        Ok(asked.map(|asked| if asked { answers.next().unwrap_or_default() } else { Vec::new() }))
     }
 
     /// Turns the rows to write into statements.

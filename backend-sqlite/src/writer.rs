@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ferroq_core::job::Slot;
 use ferroq_core::storage::{
     ActReport, ActRequest, AnswerBook, CallAnswer, CallId, DumpPage, Effect, EnqueueAnswer, EnqueueRequest, ErrorCode,
     ExchangeAnswer, ExchangeRequest, Lease, Note, NoteAnswer, ObliterateAnswer, QueueConfig, RenewAnswer, RenewRequest,
@@ -23,7 +24,7 @@ use crate::queue::{self, Queue};
 use crate::record::WAITED_ON_FLAG;
 use crate::row::key_range;
 use crate::script::Script;
-use crate::unit::{Ask, Begin, NOTHING, Unit};
+use crate::unit::{Ask, Begin, Unit};
 
 /// How many calls share a transaction at most.
 const CALLS_MAX: usize = 256;
@@ -302,9 +303,11 @@ impl Task {
                 script.add(sql, values);
             }
             let sent = script.run(unit.connection(), skip).await.map(|found| {
-                if let Ok([next_due, line, oldest]) = <[_; 3]>::try_from(found) {
-                    ahead = Some(Ahead { items, next_due, line, oldest: read_oldest(&oldest) });
-                }
+                let mut found = found.into_iter();
+                ahead = found.next().map(|line| {
+                    let oldest = found.next().map_or_else(Vec::new, |rows| read_oldest(&rows));
+                    Ahead { items, line, oldest }
+                });
             });
             if let Err(error) = sent {
                 if unit.guarded && crate::error::is_guard(&error) {
@@ -408,9 +411,9 @@ impl Task {
     }
 }
 
-/// What the next transaction will most likely ask, if this one was an exchange of few jobs: up to how many, when the next
-/// Delayed job is due, the head of the line, and the records that may then have to go.
-fn foresee(unit: &Unit<'_>, calls: &[Call], answers: &[Answer]) -> Option<(usize, [Ask; 3])> {
+/// What the next transaction will most likely ask, if this one was an exchange of few jobs: up to how many, the
+/// head of the line, and the records that may then have to go.
+fn foresee(unit: &Unit<'_>, calls: &[Call], answers: &[Answer]) -> Option<(usize, Vec<Ask>)> {
     let ([Call::Exchange(request)], [Answer::Exchange(answer)]) = (calls, answers) else { return None };
     let items = request.claim.as_ref()?.max_items;
     let claimed = answer.claimed.as_ref().is_some_and(|claimed| !claimed.claims.is_empty());
@@ -420,8 +423,11 @@ fn foresee(unit: &Unit<'_>, calls: &[Call], answers: &[Answer]) -> Option<(usize
         return None;
     }
     let items = if items == 1 { 1 } else { AHEAD_ITEMS_MAX };
-    let oldest = if queue.may_prune(items) { oldest_ask(queue, items) } else { (NOTHING, vec![]) };
-    Some((items, [jobs::next_due_ask(queue.number), jobs::line_ask(queue.number, items), oldest]))
+    let mut asks = vec![jobs::line_ask(queue.number, Slot::Lane, items)];
+    if queue.may_prune(items) {
+        asks.push(oldest_ask(queue, items));
+    }
+    Some((items, asks))
 }
 
 /// How many enqueues of the same queue stand at the head, none of them answered before.

@@ -17,7 +17,7 @@ pub(crate) const BY_IDS: &str = select_heads!(
 /// The records that may go soonest and that nobody may still wait for, by `ferroq_jobs_by_place`.
 pub(crate) const OLDEST: &str = select_heads!(
     "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? AND (flags&2=0 OR finished_at<=?) \
-     ORDER BY rank,key LIMIT ?)"
+     ORDER BY rank,key LIMIT ?+0)"
 );
 /// Removes rows, by key.
 pub(crate) const REMOVE: &str = "DELETE FROM ferroq_jobs WHERE key IN (SELECT value FROM json_each(?))";

@@ -11,22 +11,25 @@ use ferroq_core::job::{ErrorKind, FailReason, JobKind, JobState, Slot};
 use ferroq_core::policy::enqueue::{is_expired, line, next_epoch};
 use ferroq_core::policy::settle::EXPIRED_MESSAGE;
 use ferroq_core::storage::{Claim, ClaimAnswer, ClaimSpec, Lease, PROMOTE_ITEMS_MAX, StorageError};
+use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use crate::record::numbers_json;
 use crate::row::{Row, place, select_heads, select_rows};
-use crate::unit::{Ask, Unit, first_int};
+use crate::unit::{Ask, Unit};
 
-/// The head of a line, by `ferroq_jobs_by_place`.
-pub(crate) const CLAIMABLE: &str =
-    select_rows!("(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?)");
+/// The head of a line, and when the next Delayed job is due, both by `ferroq_jobs_by_place`.
+pub(crate) const CLAIMABLE: &str = select_rows!(
+    ",(SELECT rank FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank LIMIT 1)",
+    "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?+0)"
+);
 /// The same without payloads.
 const HEADS: &str = select_heads!(
-    "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?)"
+    "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?+0)"
 );
 /// What is due, by `ferroq_jobs_by_place`.
 pub(crate) const DUE: &str = select_heads!(
-    "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? AND rank<=? ORDER BY rank,key LIMIT ?)"
+    "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? AND rank<=? ORDER BY rank,key LIMIT ?+0)"
 );
 /// The lowest rank of a place, by `ferroq_jobs_by_place`.
 pub(crate) const NEXT_RANK: &str =
@@ -41,23 +44,24 @@ fn limit(items: usize) -> i64 {
     i64::try_from(items).unwrap_or(i64::MAX)
 }
 
-/// Asks for the head of the line.
-pub(crate) fn line_ask(queue: i64, max_items: usize) -> Ask {
-    (CLAIMABLE, vec![place(queue, JobState::Waiting, Slot::Lane, 0).into(), limit(max_items).into()])
+/// Asks for the head of a line, and when the next Delayed job is due.
+pub(crate) fn line_ask(queue: i64, slot: Slot, max_items: usize) -> Ask {
+    let (delayed, line) = (place(queue, JobState::Delayed, Slot::Lane, 0), place(queue, JobState::Waiting, slot, 0));
+    (CLAIMABLE, vec![delayed.into(), line.into(), limit(max_items).into()])
 }
 
-/// Asks when the next Delayed job is due.
-pub(crate) fn next_due_ask(queue: i64) -> Ask {
-    (NEXT_RANK, vec![place(queue, JobState::Delayed, Slot::Lane, 0).into()])
+/// When the next Delayed job is due, in the answer to [`line_ask`].
+fn next_due(rows: &[SqliteRow]) -> Option<i64> {
+    rows.first().and_then(|row| row.try_get_unchecked::<Option<i64>, _>(1).ok()).flatten()
 }
 
 impl Unit<'_> {
-    /// Claims. `read` is the next due time and the head of the line, if they were read and nothing changed them since.
+    /// Claims. `read` is the answer to [`line_ask`], if that was asked and nothing has changed since.
     pub(super) async fn claim(
         &mut self,
         at: usize,
         claim: &ClaimSpec,
-        read: Option<(Option<i64>, Vec<SqliteRow>)>,
+        read: Option<Vec<SqliteRow>>,
     ) -> Result<ClaimAnswer, StorageError> {
         let (number, now) = (self.queues[at].number, self.queues[at].now);
         if self.queues[at].config.paused {
@@ -70,12 +74,13 @@ impl Unit<'_> {
         let shelved = self.queues[at].shelved > 0;
         let due = |next: Option<i64>| next.is_some_and(|due| due <= now.as_micros());
         let solo = claim.alone && self.queues[at].solo > 0;
-        let (mut next_due, mut rows) = match read {
-            Some((next_due, rows)) if !shelved && !due(next_due) && !solo => {
+        let (mut next, mut rows) = match read {
+            Some(rows) if !shelved && !due(next_due(&rows)) && !solo => {
+                let next = next_due(&rows);
                 let mut rows = self.rows(&rows, true).await?;
                 // What was read ahead may be more than is asked for now.
                 rows.truncate(claim.max_items);
-                (next_due, rows)
+                (next, rows)
             }
             _ => {
                 if shelved {
@@ -88,15 +93,15 @@ impl Unit<'_> {
                 {
                     return Ok(answer);
                 }
-                let [due_rows, line_rows] = self.ask([next_due_ask(number), line_ask(number, claim.max_items)]).await?;
-                (first_int(&due_rows), self.rows(&line_rows, true).await?)
+                let [rows] = self.ask([line_ask(number, Slot::Lane, claim.max_items)]).await?;
+                (next_due(&rows), self.rows(&rows, true).await?)
             }
         };
         if self.queues[at].count(JobState::Delayed) == 0 {
-            next_due = None;
+            next = None;
         }
         let looked = self.look(at, claim, &kinds, std::mem::take(&mut rows), false).await?;
-        self.answer(at, claim, looked, next_due).await
+        self.answer(at, claim, looked, next).await
     }
 
     /// The solo line's first job that can be claimed, alone.
@@ -107,15 +112,13 @@ impl Unit<'_> {
         kinds: &HashMap<i64, &JobKind>,
     ) -> Result<Option<ClaimAnswer>, StorageError> {
         let number = self.queues[at].number;
-        let solo = place(number, JobState::Waiting, Slot::Solo, 0);
-        let [rows, due] =
-            self.ask([(CLAIMABLE, vec![solo.into(), limit(claim.max_items).into()]), next_due_ask(number)]).await?;
-        let rows = self.rows(&rows, true).await?;
+        let [answer] = self.ask([line_ask(number, Slot::Solo, claim.max_items)]).await?;
+        let rows = self.rows(&answer, true).await?;
         let claims = self.look(at, claim, kinds, rows, true).await?;
         if claims.is_empty() {
             return Ok(None);
         }
-        self.answer(at, claim, claims, first_int(&due)).await.map(Some)
+        self.answer(at, claim, claims, next_due(&answer)).await.map(Some)
     }
 
     /// Looks at jobs in their order and claims what can be.

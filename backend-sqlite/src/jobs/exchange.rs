@@ -3,15 +3,15 @@
 
 use std::collections::HashMap;
 
-use ferroq_core::job::{JobId, JobState, QueueName};
+use ferroq_core::job::{JobId, JobState, QueueName, Slot};
 use ferroq_core::storage::{ClaimSpec, ExchangeAnswer, ExchangeRequest, SettleAnswer, Settlement, StorageError};
 use sqlx::sqlite::SqliteRow;
 
 use crate::error::invalid;
-use crate::jobs::claim::{line_ask, next_due_ask};
+use crate::jobs::claim::line_ask;
 use crate::memory::{oldest_ask, read_oldest};
 use crate::row::Row;
-use crate::unit::{NOTHING, Unit, first_int, ids_ask};
+use crate::unit::{NOTHING, Unit, ids_ask};
 
 /// Refuses requests that make no sense, before anything is done.
 pub(crate) fn check(request: &ExchangeRequest) -> Result<(), StorageError> {
@@ -58,8 +58,7 @@ impl Unit<'_> {
         let asks = [
             if loaded.is_some() { none() } else { self.queue_ask(queue) },
             if settlements.is_empty() || remembered.is_some() { none() } else { ids_ask(number, ids) },
-            if ask_line.is_some() { next_due_ask(number) } else { none() },
-            ask_line.map_or_else(none, |claim| line_ask(number, claim.max_items)),
+            ask_line.map_or_else(none, |claim| line_ask(number, Slot::Lane, claim.max_items)),
             match loaded {
                 Some(at) if ask_oldest > 0 => oldest_ask(&self.queues[at], ask_oldest),
                 _ => none(),
@@ -71,7 +70,7 @@ impl Unit<'_> {
         {
             at
         } else {
-            let [queue_rows, found, due_rows, line_rows, oldest] = self.ask(asks).await?;
+            let [queue_rows, found, line_rows, oldest] = self.ask(asks).await?;
             settle_rows = found;
             let at = match loaded {
                 Some(at) => at,
@@ -84,7 +83,7 @@ impl Unit<'_> {
                 },
             };
             if ask_line.is_some() {
-                line = Some((first_int(&due_rows), line_rows));
+                line = Some(line_rows);
             }
             if ask_oldest > 0 {
                 self.queues[at].oldest = read_oldest(&oldest);
@@ -121,16 +120,16 @@ impl Unit<'_> {
         Some(settlements.iter().filter_map(|settlement| active.remove_entry(&settlement.lease.id)).collect())
     }
 
-    /// The next due time and the head of the line, if they were read ahead or are known to be nothing.
-    fn line_ahead(&mut self, at: usize, claim: &ClaimSpec) -> Option<(Option<i64>, Vec<SqliteRow>)> {
+    /// The answer to [`line_ask`], if it was read ahead or is known to be nothing.
+    fn line_ahead(&mut self, at: usize, claim: &ClaimSpec) -> Option<Vec<SqliteRow>> {
         let queue = &self.queues[at];
         let ahead = self.ahead.take().filter(|(name, _)| *name == queue.name).map(|(_, ahead)| ahead);
         if queue.in_line() <= 0 && queue.count(JobState::Delayed) <= 0 {
-            return Some((None, Vec::new()));
+            return Some(Vec::new());
         }
         let ahead = ahead.filter(|ahead| ahead.items >= claim.max_items)?;
         self.queues[at].oldest = ahead.oldest;
-        Some((first_int(&ahead.next_due), ahead.line))
+        Some(ahead.line)
     }
 
     /// How many completed records should be read because they may have to go.

@@ -8,7 +8,7 @@ mod renew;
 mod settle;
 mod sweep;
 
-pub(crate) use claim::{line_ask, next_due_ask};
+pub(crate) use claim::line_ask;
 pub(crate) use enqueue::{check as check_jobs, read_id};
 pub(crate) use exchange::check as check_exchange;
 pub(crate) use renew::check as check_renew;
