@@ -13,6 +13,7 @@ mod inspect;
 mod jobs;
 mod memory;
 mod names;
+mod notes;
 mod open;
 mod options;
 #[cfg(test)]

@@ -63,7 +63,7 @@ pub(crate) fn extra_of(spec: &JobSpec) -> Option<Box<[u8]>> {
 
 /// Notes as they are stored: nothing if they are empty.
 pub(crate) fn notes_of(notes: &Notes) -> Option<Box<[u8]>> {
-    if notes.is_empty() { None } else { serde_json::to_vec(notes).ok().map(Vec::into_boxed_slice) }
+    if notes.is_empty() { None } else { crate::notes::write(notes).map(Vec::into_boxed_slice) }
 }
 
 impl Row {
@@ -212,7 +212,7 @@ impl Row {
     pub(crate) fn read_notes(&self) -> Result<Notes, Unreadable> {
         match &self.notes {
             None => Ok(Notes::default()),
-            Some(bytes) => serde_json::from_slice(bytes).map_err(|_| Unreadable("its notes")),
+            Some(bytes) => crate::notes::read(bytes).ok_or(Unreadable("its notes")),
         }
     }
 

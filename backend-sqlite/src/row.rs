@@ -29,16 +29,22 @@ macro_rules! packed {
     };
 }
 
-/// The question for packed rows with their payloads: more columns to ask for, if any, and what stands behind FROM.
+/// The question for packed rows with their payloads: what stands behind FROM. Or, with payloads only of rows in which
+/// they are no longer than an argument, more columns to ask for, and what stands behind FROM.
 macro_rules! select_rows {
     ($from:literal) => {
-        $crate::row::select_rows!("", $from)
+        concat!(
+            "SELECT group_concat(",
+            $crate::row::packed!("iif(octet_length(payload)<=16384,payload,NULL)"),
+            ",'') FROM ",
+            $from
+        )
     };
     ($columns:literal, $from:literal) => {
         concat!(
             "SELECT group_concat(",
-            $crate::row::packed!("iif(octet_length(payload)<=16384,payload,NULL)"),
-            ",'')",
+            $crate::row::packed!("iif(octet_length(payload)<=?,payload,NULL)"),
+            ",''),",
             $columns,
             " FROM ",
             $from
@@ -181,18 +187,18 @@ pub(crate) struct Row {
 pub(crate) struct Unpacked;
 
 impl Row {
-    /// Reads a batch of packed rows.
-    pub(crate) fn unpack_all(mut bytes: &[u8], with_payload: bool) -> Result<Vec<Row>, Unpacked> {
+    /// Reads a batch of packed rows, in which payloads longer than this were left out.
+    pub(crate) fn unpack_all(mut bytes: &[u8], inline_max: usize) -> Result<Vec<Row>, Unpacked> {
         let mut rows = Vec::new();
         while !bytes.is_empty() {
-            let (row, rest) = Row::unpack(bytes, with_payload)?;
+            let (row, rest) = Row::unpack(bytes, inline_max)?;
             rows.push(row);
             bytes = rest;
         }
         Ok(rows)
     }
 
-    fn unpack(bytes: &[u8], with_payload: bool) -> Result<(Row, &[u8]), Unpacked> {
+    fn unpack(bytes: &[u8], inline_max: usize) -> Result<(Row, &[u8]), Unpacked> {
         const FIELDS: usize = 23;
         let mut fields = [None; FIELDS];
         let mut at = 0;
@@ -234,7 +240,7 @@ impl Row {
         let notes_left_out = notes_len.is_some_and(|n| n > INLINE_BYTES_MAX);
         let notes = notes_len.filter(|_| !notes_left_out).map(&mut take).transpose()?.map(Box::from);
         let payload_len = length(22).unwrap_or(0);
-        let payload_left_out = !with_payload || payload_len > INLINE_BYTES_MAX;
+        let payload_left_out = payload_len > inline_max;
         let payload = if payload_left_out { Bytes::new() } else { Bytes::copy_from_slice(take(payload_len)?) };
         let row = Row {
             key: int(0),

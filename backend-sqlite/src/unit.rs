@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{ErrorKind, FailReason, JobId, JobKind, JobRecord, JobState, QueueName, Slot};
@@ -28,6 +29,8 @@ const KIND_NUMBER: &str = "INSERT INTO ferroq_names (name) VALUES (?) ON CONFLIC
 const KIND_NAME: &str = "SELECT name FROM ferroq_names WHERE number=?";
 const FREE_KEY: &str = "DELETE FROM ferroq_dedup WHERE queue=? AND key=? AND holder=?";
 const LEFT_OUT: &str = "SELECT notes,payload FROM ferroq_jobs WHERE key=?";
+const NOTES: &str = "SELECT notes FROM ferroq_jobs WHERE key=?";
+const PAYLOAD: &str = "SELECT payload FROM ferroq_jobs WHERE key=?";
 
 /// Some statements to ask as one command.
 pub(crate) type Ask = (&'static str, Vec<Value>);
@@ -178,6 +181,24 @@ impl<'c> Unit<'c> {
             }
         }
         Ok(rows)
+    }
+
+    /// Reads the notes of a row from which they were left out.
+    pub(crate) async fn fetch_notes(&mut self, row: &mut Row) -> Result<(), StorageError> {
+        let [found] = self.ask([(NOTES, vec![row.key.into()])]).await?;
+        let found = found.first().ok_or_else(|| unexpected("a row"))?;
+        let notes: Option<Vec<u8>> = found.try_get_unchecked(0).map_err(|_| unexpected("notes"))?;
+        row.notes = notes.map(Vec::into_boxed_slice);
+        row.notes_left_out = false;
+        Ok(())
+    }
+
+    /// Reads the payload of a row from which it was left out.
+    pub(crate) async fn fetch_payload(&mut self, row: &Row) -> Result<Bytes, StorageError> {
+        let [found] = self.ask([(PAYLOAD, vec![row.key.into()])]).await?;
+        let found = found.first().ok_or_else(|| unexpected("a row"))?;
+        let payload: Vec<u8> = found.try_get_unchecked(0).map_err(|_| unexpected("a payload"))?;
+        Ok(payload.into())
     }
 
     /// Where the queue is in `queues`, read and with its time advanced; `None` if it does not exist.
@@ -456,7 +477,8 @@ pub(crate) fn ids_ask<'a>(queue: i64, ids: impl IntoIterator<Item = &'a JobId>) 
 pub(crate) fn unpack(answer: &[SqliteRow], with_payload: bool) -> Result<Vec<Row>, StorageError> {
     let Some(row) = answer.first() else { return Ok(Vec::new()) };
     let bytes: Option<&[u8]> = row.try_get_unchecked(0).map_err(|_| unexpected("a row"))?;
-    Row::unpack_all(bytes.unwrap_or_default(), with_payload).map_err(|_| unexpected("a row"))
+    Row::unpack_all(bytes.unwrap_or_default(), if with_payload { INLINE_BYTES_MAX } else { 0 })
+        .map_err(|_| unexpected("a row"))
 }
 
 /// Fills in what a packed row left out.

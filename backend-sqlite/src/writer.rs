@@ -415,7 +415,8 @@ impl Task {
 /// head of the line, and the records that may then have to go.
 fn foresee(unit: &Unit<'_>, calls: &[Call], answers: &[Answer]) -> Option<(usize, Vec<Ask>)> {
     let ([Call::Exchange(request)], [Answer::Exchange(answer)]) = (calls, answers) else { return None };
-    let items = request.claim.as_ref()?.max_items;
+    let claim = request.claim.as_ref()?;
+    let items = claim.max_items;
     let claimed = answer.claimed.as_ref().is_some_and(|claimed| !claimed.claims.is_empty());
     let queue = unit.queues.first().filter(|queue| queue.name == request.queue)?;
     let empty = queue.in_line() <= 0 && queue.count(JobState::Delayed) <= 0;
@@ -423,7 +424,7 @@ fn foresee(unit: &Unit<'_>, calls: &[Call], answers: &[Answer]) -> Option<(usize
         return None;
     }
     let items = if items == 1 { 1 } else { AHEAD_ITEMS_MAX };
-    let mut asks = vec![jobs::line_ask(queue.number, Slot::Lane, items)];
+    let mut asks = vec![jobs::line_ask(queue.number, Slot::Lane, items, claim.max_bytes)];
     if queue.may_prune(items) {
         asks.push(oldest_ask(queue, items));
     }

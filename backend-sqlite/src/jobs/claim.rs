@@ -14,13 +14,15 @@ use ferroq_core::storage::{Claim, ClaimAnswer, ClaimSpec, Lease, PROMOTE_ITEMS_M
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use crate::error::unexpected;
 use crate::record::numbers_json;
-use crate::row::{Row, place, select_heads, select_rows};
+use crate::row::{INLINE_BYTES_MAX, Row, place, select_heads, select_rows};
 use crate::unit::{Ask, Unit};
 
-/// The head of a line, and when the next Delayed job is due, both by `ferroq_jobs_by_place`.
+/// The head of a line, how long a payload may be to be among it, and when the next Delayed job is due, by
+/// `ferroq_jobs_by_place`.
 pub(crate) const CLAIMABLE: &str = select_rows!(
-    ",(SELECT rank FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank LIMIT 1)",
+    "?,(SELECT rank FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank LIMIT 1)",
     "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?+0)"
 );
 /// The same without payloads.
@@ -44,15 +46,29 @@ fn limit(items: usize) -> i64 {
     i64::try_from(items).unwrap_or(i64::MAX)
 }
 
-/// Asks for the head of a line, and when the next Delayed job is due.
-pub(crate) fn line_ask(queue: i64, slot: Slot, max_items: usize) -> Ask {
+/// Payloads up to this length always come with the head of a line.
+const SHORT_BYTES: usize = 512;
+
+/// Asks for the head of a line, and when the next Delayed job is due. Payloads come along as far as `max_bytes` allows
+/// each of `max_items` its share; the others are fetched once it is their turn.
+pub(crate) fn line_ask(queue: i64, slot: Slot, max_items: usize, max_bytes: usize) -> Ask {
     let (delayed, line) = (place(queue, JobState::Delayed, Slot::Lane, 0), place(queue, JobState::Waiting, slot, 0));
-    (CLAIMABLE, vec![delayed.into(), line.into(), limit(max_items).into()])
+    let inline = limit((max_bytes / max_items.max(1)).clamp(SHORT_BYTES, INLINE_BYTES_MAX));
+    (CLAIMABLE, vec![inline.into(), inline.into(), delayed.into(), line.into(), limit(max_items).into()])
 }
 
 /// When the next Delayed job is due, in the answer to [`line_ask`].
 fn next_due(rows: &[SqliteRow]) -> Option<i64> {
-    rows.first().and_then(|row| row.try_get_unchecked::<Option<i64>, _>(1).ok()).flatten()
+    rows.first().and_then(|row| row.try_get_unchecked::<Option<i64>, _>(2).ok()).flatten()
+}
+
+/// The head of the line, in the answer to [`line_ask`].
+fn read_line(rows: &[SqliteRow]) -> Result<Vec<Row>, StorageError> {
+    let Some(row) = rows.first() else { return Ok(Vec::new()) };
+    let bytes: Option<&[u8]> = row.try_get_unchecked(0).map_err(|_| unexpected("a row"))?;
+    let inline: i64 = row.try_get_unchecked(1).map_err(|_| unexpected("a row"))?;
+    let inline = usize::try_from(inline).unwrap_or(0);
+    Row::unpack_all(bytes.unwrap_or_default(), inline).map_err(|_| unexpected("a row"))
 }
 
 impl Unit<'_> {
@@ -77,7 +93,7 @@ impl Unit<'_> {
         let (mut next, mut rows) = match read {
             Some(rows) if !shelved && !due(next_due(&rows)) && !solo => {
                 let next = next_due(&rows);
-                let mut rows = self.rows(&rows, true).await?;
+                let mut rows = read_line(&rows)?;
                 // What was read ahead may be more than is asked for now.
                 rows.truncate(claim.max_items);
                 (next, rows)
@@ -93,8 +109,8 @@ impl Unit<'_> {
                 {
                     return Ok(answer);
                 }
-                let [rows] = self.ask([line_ask(number, Slot::Lane, claim.max_items)]).await?;
-                (next_due(&rows), self.rows(&rows, true).await?)
+                let [rows] = self.ask([line_ask(number, Slot::Lane, claim.max_items, claim.max_bytes)]).await?;
+                (next_due(&rows), read_line(&rows)?)
             }
         };
         if self.queues[at].count(JobState::Delayed) == 0 {
@@ -112,8 +128,8 @@ impl Unit<'_> {
         kinds: &HashMap<i64, &JobKind>,
     ) -> Result<Option<ClaimAnswer>, StorageError> {
         let number = self.queues[at].number;
-        let [answer] = self.ask([line_ask(number, Slot::Solo, claim.max_items)]).await?;
-        let rows = self.rows(&answer, true).await?;
+        let [answer] = self.ask([line_ask(number, Slot::Solo, claim.max_items, claim.max_bytes)]).await?;
+        let rows = read_line(&answer)?;
         let claims = self.look(at, claim, kinds, rows, true).await?;
         if claims.is_empty() {
             return Ok(None);
@@ -144,8 +160,11 @@ impl Unit<'_> {
                 Some(kind) => row.spec(&name, kind),
                 None => Err(crate::record::Unreadable("its kind")),
             };
+            if row.notes_left_out {
+                self.fetch_notes(&mut row).await?;
+            }
             let notes = row.read_notes();
-            let (spec, notes) = match (spec, notes) {
+            let (mut spec, notes) = match (spec, notes) {
                 (Ok(spec), Ok(notes)) => (spec, notes),
                 (Err(part), _) | (_, Err(part)) => {
                     tracing::warn!(queue = %name, job = %row.id, "a job is quarantined: {} can't be read", part.0);
@@ -168,10 +187,13 @@ impl Unit<'_> {
                 self.save_in_place(at, row);
                 continue;
             }
-            if !claims.is_empty() && bytes.saturating_add(spec.payload.len()) > claim.max_bytes {
+            if !claims.is_empty() && bytes.saturating_add(row.payload_len) > claim.max_bytes {
                 break;
             }
-            bytes = bytes.saturating_add(spec.payload.len());
+            bytes = bytes.saturating_add(row.payload_len);
+            if row.payload_left_out {
+                spec.payload.bytes = self.fetch_payload(&row).await?;
+            }
             self.queues[at].leave(&row);
             self.queues[at].shift(JobState::Active, Slot::Lane, 1);
             self.queues[at].event(EventKind::Started, row.id);

@@ -58,7 +58,7 @@ impl Unit<'_> {
         let asks = [
             if loaded.is_some() { none() } else { self.queue_ask(queue) },
             if settlements.is_empty() || remembered.is_some() { none() } else { ids_ask(number, ids) },
-            ask_line.map_or_else(none, |claim| line_ask(number, Slot::Lane, claim.max_items)),
+            ask_line.map_or_else(none, |claim| line_ask(number, Slot::Lane, claim.max_items, claim.max_bytes)),
             match loaded {
                 Some(at) if ask_oldest > 0 => oldest_ask(&self.queues[at], ask_oldest),
                 _ => none(),
