@@ -66,7 +66,7 @@ pub enum ContextError {
     /// The value can't be written or read.
     #[error(transparent)]
     Codec(#[from] CodecError),
-    /// The storage failed.
+    /// The storage failed. A handler that would rather go on without the note ignores this one; with `?`, the run fails.
     #[error("the note could not be stored")]
     Storage(#[source] StorageError),
 }
@@ -129,6 +129,11 @@ impl Run {
 
     fn token(&self) -> &CancellationToken {
         self.stop.token.get_or_init(CancellationToken::new)
+    }
+
+    /// Adds a line to the job's log.
+    pub(crate) async fn log(&self, line: String) -> Result<(), ContextError> {
+        self.note(Note { log: vec![line], ..Note::default() }).await
     }
 
     async fn note(&self, note: Note) -> Result<(), ContextError> {
@@ -263,7 +268,7 @@ impl<S> Context<S> {
     /// # Errors
     /// As [`progress`](Self::progress).
     pub async fn log(&self, line: impl Into<String>) -> Result<(), ContextError> {
-        self.run.note(Note { log: vec![line.into()], ..Note::default() }).await
+        self.run.log(line.into()).await
     }
 
     /// Saves something for the next attempt, should this one not get to the end. Replaces what was saved before.

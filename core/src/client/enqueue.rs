@@ -10,8 +10,10 @@ use futures::future::BoxFuture;
 
 use super::settings::{Settings, setters};
 use super::{Client, ClientError, JobHandle};
+use crate::codec::CodecError;
 use crate::context::Run;
-use crate::job::{Job, JobId, JobSpec, QueueName};
+use crate::job::{DedupKey, Job, JobId, JobSpec, QueueName};
+use crate::policy::dedup::{Dedup, DedupMode};
 use crate::storage::{EnqueueAnswer, EnqueueRequest, StorageError};
 
 /// Enqueues one job when awaited; made by [`Client::enqueue`].
@@ -67,14 +69,28 @@ pub struct EnqueueAll<J> {
     client: Client,
     jobs: Vec<J>,
     settings: Settings,
+    keys: Option<Keys>,
+}
+
+/// Each job's own dedup key, in their order.
+struct Keys {
+    keys: Vec<String>,
+    mode: DedupMode,
 }
 
 impl<J: Job> EnqueueAll<J> {
     pub(crate) fn new(client: Client, jobs: Vec<J>) -> Self {
-        EnqueueAll { client, jobs, settings: Settings::of::<J>() }
+        EnqueueAll { client, jobs, settings: Settings::of::<J>(), keys: None }
     }
 
     setters!();
+
+    /// Gives each job a dedup key of its own. ([`dedup`](Self::dedup) gives all the same one, which is refused for more
+    /// than one job.)
+    pub fn dedup_by<K: Into<String>>(mut self, mut key: impl FnMut(&J) -> K, mode: DedupMode) -> Self {
+        self.keys = Some(Keys { keys: self.jobs.iter().map(|job| key(job).into()).collect(), mode });
+        self
+    }
 }
 
 impl<J: Job> IntoFuture for EnqueueAll<J> {
@@ -83,11 +99,21 @@ impl<J: Job> IntoFuture for EnqueueAll<J> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let EnqueueAll { client, jobs, settings } = self;
-            let checked = settings.check::<J>()?;
+            let EnqueueAll { client, jobs, settings, keys } = self;
+            if jobs.len() > 1 && settings.has_dedup() {
+                let problem = "dedup(..) would give every job the same key, so that only the first is inserted; use \
+                    dedup_by(..) to give each its own";
+                return Err(ClientError::Invalid { problems: vec![problem.to_owned()] });
+            }
+            let mut checked = settings.check::<J>()?;
             let bytes_max = client.payload_bytes_max();
-            let specs: Vec<_> =
-                jobs.iter().map(|job| checked.spec(JobId::new(), job, bytes_max)).collect::<Result<_, _>>()?;
+            let mut specs = Vec::with_capacity(jobs.len());
+            for (place, job) in jobs.iter().enumerate() {
+                if let Some(Keys { keys, mode }) = &keys {
+                    checked.dedup = Some(Dedup { key: DedupKey::new(&keys[place])?, mode: *mode });
+                }
+                specs.push(checked.spec(JobId::new(), job, bytes_max)?);
+            }
             let answers = client.enqueue_specs(&checked.queue, &specs).await?;
             let handles =
                 specs.iter().zip(answers).map(|(spec, answer)| JobHandle::from_answer(client.clone(), spec, answer));
@@ -150,9 +176,13 @@ impl Client {
     /// the queues first appear. The answers are in the order of the jobs.
     ///
     /// # Errors
+    /// [`ClientError::Codec`] or [`ClientError::Invalid`] if a specification is refused; then none is enqueued.
     /// [`ClientError::Storage`] from the first queue that failed; jobs of queues before it are enqueued. Repeating the
     /// same specifications is safe, because their ids are the same.
     pub async fn enqueue_batch(&self, specs: Vec<Arc<JobSpec>>) -> Result<Vec<EnqueueAnswer>, ClientError> {
+        for spec in &specs {
+            check_spec(spec, self.payload_bytes_max())?;
+        }
         let mut order: Vec<QueueName> = Vec::new();
         let mut by_queue: HashMap<QueueName, Vec<usize>> = HashMap::new();
         for (place, spec) in specs.iter().enumerate() {
@@ -174,6 +204,16 @@ impl Client {
         }
         Ok(answers)
     }
+}
+
+/// Checks a specification that may have been made by hand.
+fn check_spec(spec: &JobSpec, bytes_max: usize) -> Result<(), ClientError> {
+    let bytes = spec.payload.len();
+    if bytes > bytes_max {
+        return Err(CodecError::TooLarge { what: "payload", bytes, bytes_max }.into());
+    }
+    let problems = spec.options.problems();
+    if problems.is_empty() { Ok(()) } else { Err(ClientError::Invalid { problems }) }
 }
 
 impl<J> std::fmt::Debug for Enqueue<J> {

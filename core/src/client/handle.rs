@@ -77,7 +77,9 @@ impl<J> JobHandle<J> {
         self.answer
     }
 
-    /// Whether another job (or this very one, by its id) was there already, so that nothing was inserted.
+    /// Whether another job (or this very one, by its id) was there already, so that nothing was inserted. Under a dedup key
+    /// that jobs of several kinds share, the holder may be of another kind than `J`; then [`wait`](Self::wait) can't read
+    /// its result.
     pub fn is_duplicate(&self) -> bool {
         matches!(self.answer, EnqueueAnswer::Duplicate(_))
     }
@@ -90,7 +92,7 @@ impl<J> JobHandle<J> {
         Ok(self.client.storage().job(Some(&self.queue), self.id).await?)
     }
 
-    /// Cancels it: at once if it is not running, else by asking its worker.
+    /// Cancels it: at once if it is not running, else by asking its worker; see [`Client::cancel`].
     ///
     /// # Errors
     /// [`ClientError::Storage`].

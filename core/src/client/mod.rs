@@ -83,6 +83,14 @@ impl Client {
         Ok(self.storage.job(None, id).await?)
     }
 
+    /// The handle of a job that is known by its id, whatever queue it is in; `None` if there is no such job.
+    ///
+    /// # Errors
+    /// [`ClientError::Storage`].
+    pub async fn handle<J: Job>(&self, id: JobId) -> Result<Option<JobHandle<J>>, ClientError> {
+        Ok(self.job(id).await?.map(|record| JobHandle::of(self, record.spec.queue.clone(), id)))
+    }
+
     /// A queue, to look at and to operate.
     ///
     /// # Errors
@@ -112,7 +120,9 @@ impl Client {
         Ok(events::follow(self.clone(), QueueName::new(queue)?, after))
     }
 
-    /// Cancels a job: at once if it is not running, else by asking its worker.
+    /// Cancels a job: at once if it is not running. A running one is asked: its
+    /// [`Context::cancelled`](crate::context::Context::cancelled) fires, and unless the handler succeeds all the same,
+    /// the job is Cancelled when the handler returns. A handler that never looks runs to its end.
     ///
     /// # Errors
     /// [`ClientError::Storage`].

@@ -6,8 +6,8 @@ use super::{Client, ClientError};
 use crate::event::EventCursor;
 use crate::job::{JobId, JobRecord, JobState, Priority, QueueName, Start};
 use crate::storage::{
-    Act, ActAnswer, ActRequest, JobFilter, ListCursor, ListRequest, ObliterateAnswer, Page, QueueConfig, QueueCounts,
-    Selection,
+    Act, ActAnswer, ActReport, ActRequest, JobFilter, ListCursor, ListRequest, ObliterateAnswer, Page, QueueConfig,
+    QueueCounts, Selection,
 };
 
 /// How many jobs one storage call looks at when something is done to many: small enough that no other caller waits long.
@@ -101,8 +101,8 @@ impl QueueHandle {
         Ok(self.client.storage().set_paused(&self.name, false).await?)
     }
 
-    /// Does something to every job that matches, in steps, and answers for each. Jobs that come meanwhile may be missed. A
-    /// filter that names no states means those that the act is for.
+    /// Does something to every job that matches, in steps, and answers once for each. Jobs that come or change meanwhile may
+    /// be missed. A filter that names no states means those that the act is for.
     ///
     /// # Errors
     /// [`ClientError::Storage`]; steps before it have taken effect. Every act can be repeated.
@@ -110,21 +110,25 @@ impl QueueHandle {
         if filter.states.is_empty() {
             filter.states = states_for(&act).to_vec();
         }
+        match act {
+            // These take jobs out of the walk's way.
+            Act::Cancel | Act::Promote | Act::Remove => self.act_walking(filter, act).await,
+            // All will start at one instant, however long the steps take.
+            Act::Reschedule(Start::After(delay)) => {
+                let at = self.client.storage().now(&self.name).await?.after(delay);
+                self.act_listed(filter, Act::Reschedule(Start::At(at))).await
+            }
+            _ => self.act_listed(filter, act).await,
+        }
+    }
+
+    /// Acts on what matches while walking.
+    async fn act_walking(&self, filter: JobFilter, act: Act) -> Result<Vec<(JobId, ActAnswer)>, ClientError> {
         let mut answers = Vec::new();
         let mut after = None;
         loop {
-            let report = self
-                .client
-                .session()
-                .call(|call| {
-                    self.client.storage().act(ActRequest {
-                        call: Some(call),
-                        queue: self.name.clone(),
-                        on: Selection::Filter { filter: filter.clone(), after, max_items: STEP_ITEMS },
-                        act: act.clone(),
-                    })
-                })
-                .await?;
+            let on = Selection::Filter { filter: filter.clone(), after, max_items: STEP_ITEMS };
+            let report = self.act_step(on, &act).await?;
             answers.extend(report.answers);
             after = report.next;
             if after.is_none() {
@@ -133,7 +137,39 @@ impl QueueHandle {
         }
     }
 
-    /// Cancels every job that matches.
+    /// Walks first and acts then: for acts that move a job to a place that the walk has yet to come to, so that it would
+    /// meet the job again, and again.
+    async fn act_listed(&self, filter: JobFilter, act: Act) -> Result<Vec<(JobId, ActAnswer)>, ClientError> {
+        let mut ids = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.list(filter.clone(), after, STEP_ITEMS).await?;
+            ids.extend(page.jobs.iter().map(JobRecord::id));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let mut answers = Vec::with_capacity(ids.len());
+        for step in ids.chunks(STEP_ITEMS) {
+            answers.extend(self.act_step(Selection::Ids(step.to_vec()), &act).await?.answers);
+        }
+        Ok(answers)
+    }
+
+    async fn act_step(&self, on: Selection, act: &Act) -> Result<ActReport, ClientError> {
+        let acted = self.client.session().call(|call| {
+            self.client.storage().act(ActRequest {
+                call: Some(call),
+                queue: self.name.clone(),
+                on: on.clone(),
+                act: act.clone(),
+            })
+        });
+        Ok(acted.await?)
+    }
+
+    /// Cancels every job that matches. Running ones are asked to stop; see [`Client::cancel`].
     ///
     /// # Errors
     /// As [`act`](Self::act).
@@ -207,8 +243,8 @@ impl QueueHandle {
         Ok(removed(&self.act(filter, Act::Remove).await?))
     }
 
-    /// Removes the queue with all that belongs to it. Without `force` it refuses while a job is Active, and answers how
-    /// many are.
+    /// Removes the queue with all that belongs to it, in steps. Without `force` it refuses while a job is Active; a worker
+    /// that claims one between two steps stops it half way, so pause the queue first.
     ///
     /// # Errors
     /// [`ClientError::Invalid`] if jobs are Active and it was not forced; [`ClientError::Storage`]: call again to go on.

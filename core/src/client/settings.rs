@@ -68,6 +68,10 @@ impl Settings {
         self.dedup = self.name(DedupKey::new(key)).map(|key| Dedup { key, mode });
     }
 
+    pub(crate) fn has_dedup(&self) -> bool {
+        self.dedup.is_some()
+    }
+
     pub(crate) fn add_tag(&mut self, tag: &str) {
         if let Some(tag) = self.name(Tag::new(tag)) {
             self.options.tags.push(tag);
@@ -85,16 +89,7 @@ impl Settings {
             None => self.name(QueueName::new(J::QUEUE)),
         };
         let kind = self.name(JobKind::new(J::NAME));
-        let options = &self.options;
-        if options.max_attempts == 0 {
-            self.problems.push("max_attempts is 0; a job needs at least 1 attempt".to_owned());
-        }
-        if options.max_crashes == 0 {
-            self.problems.push("max_crashes is 0; a job needs a crash budget of at least 1".to_owned());
-        }
-        if options.timeout.is_some_and(|timeout| timeout.is_zero()) {
-            self.problems.push("timeout is zero; no run could end in time".to_owned());
-        }
+        self.problems.extend(self.options.problems());
         match (queue, kind) {
             (Some(queue), Some(kind)) if self.problems.is_empty() => {
                 let options = if self.options == JobOptions::default() {
@@ -127,7 +122,7 @@ pub(crate) struct Checked {
     priority: Priority,
     lifo: bool,
     start: Start,
-    dedup: Option<Dedup>,
+    pub(crate) dedup: Option<Dedup>,
     options: Arc<JobOptions>,
 }
 

@@ -102,6 +102,21 @@ impl JobOptions {
     /// `max_crashes` unless said otherwise.
     pub const MAX_CRASHES_DEFAULT: u32 = 3;
 
+    /// Everything about these options that makes no sense.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.max_attempts == 0 {
+            problems.push("max_attempts is 0; a job needs at least 1 attempt".to_owned());
+        }
+        if self.max_crashes == 0 {
+            problems.push("max_crashes is 0; a job needs a crash budget of at least 1".to_owned());
+        }
+        if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            problems.push("timeout is zero; no run could end in time".to_owned());
+        }
+        problems
+    }
+
     /// The default options, shared: cloning the Arc is cheaper than making them anew for each job.
     pub fn shared_default() -> Arc<JobOptions> {
         static DEFAULT: std::sync::OnceLock<Arc<JobOptions>> = std::sync::OnceLock::new();

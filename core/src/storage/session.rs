@@ -52,8 +52,8 @@ impl Session {
         Session { id: Uuid::now_v7(), open: Arc::default() }
     }
 
-    /// Makes a call and repeats it, with the same number, while its effect is unknown and a repeat may help: at once,
-    /// then with growing pauses, for at most [`REPEAT_MAX`].
+    /// Makes a call and repeats it, with the same number, if its effect is unknown and a repeat may help: with growing
+    /// pauses, for at most [`REPEAT_MAX`].
     ///
     /// # Errors
     /// The call's own last error.
@@ -63,26 +63,24 @@ impl Session {
         Fut: Future<Output = Result<T, StorageError>>,
     {
         let call = self.begin();
-        let mut answer = make(call.id).await;
-        if answer.is_ok() {
-            return answer;
-        }
+        let first = match make(call.id).await {
+            // A failure without effect is the caller's to see at once.
+            Err(error) if error.effect() == Effect::Unknown && error.is_retryable() => error,
+            answer => return answer,
+        };
         let until = tokio::time::Instant::now() + REPEAT_MAX;
-        let mut pause = Duration::from_millis(5);
-        loop {
-            match answer {
-                Err(error)
-                    if error.effect() == Effect::Unknown
-                        && error.is_retryable()
-                        && tokio::time::Instant::now() < until =>
-                {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(5));
-                    answer = make(call.id).await;
-                }
-                other => return other,
+        let (mut last, mut pause) = (first, Duration::from_millis(5));
+        while tokio::time::Instant::now() < until {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+            match make(call.id).await {
+                // The first try may have had its effect, whatever a later one says of itself.
+                Err(error) if error.is_retryable() => last = error.effect_unknown(),
+                Err(error) => return Err(error.effect_unknown()),
+                answer => return answer,
             }
         }
+        Err(last)
     }
 
     fn begin(&self) -> OpenCall {
@@ -132,6 +130,28 @@ mod tests {
             .await;
         assert_eq!(answer.ok(), Some(7));
         assert_eq!(numbers, [0, 0, 0]);
+
+        // What a repeat says of itself says nothing of the first try.
+        let mut answers = vec![ErrorCode::Invalid, ErrorCode::Busy];
+        let refused: Result<(), _> = session
+            .call(|_| {
+                let error = answers.pop().map(|code| StorageError::new(code, "x"));
+                async move { Err(error.unwrap_or_else(|| unreachable!("only two tries"))) }
+            })
+            .await;
+        assert_eq!(refused.map_err(|e| e.effect()), Err(Effect::None), "Busy without effect is not repeated");
+        let mut tries = 0;
+        let unknown: Result<(), _> = session
+            .call(|_| {
+                tries += 1;
+                let first = tries == 1;
+                async move {
+                    let error = StorageError::new(if first { ErrorCode::Unavailable } else { ErrorCode::Invalid }, "x");
+                    Err(if first { error.effect_unknown() } else { error })
+                }
+            })
+            .await;
+        assert_eq!((tries, unknown.map_err(|e| e.effect())), (2, Err(Effect::Unknown)));
 
         let mut calls = 0;
         let refused: Result<(), _> = session

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tracing::warn;
 
 use super::run::{ErasedHandler, Shared, Typed};
 use super::shutdown::{self, Phases};
@@ -176,7 +177,8 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         Ok(report)
     }
 
-    /// Works until `end` is ready, then shuts down within the grace period.
+    /// Works until `end` is ready, then shuts down within the grace period. Let `end` end it: a worker whose future is
+    /// dropped gives nothing back, and its running jobs count a crash when their leases run out.
     ///
     /// # Errors
     /// As [`run_until_signal`](Self::run_until_signal).
@@ -230,7 +232,14 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         if !self.problems.is_empty() {
             return Err(WorkerError::Invalid { problems: self.problems });
         }
-        let queues = if self.queues.is_empty() { self.home_queues } else { self.queues };
+        let queues = if self.queues.is_empty() {
+            self.home_queues
+        } else {
+            for queue in self.home_queues.iter().filter(|queue| !self.queues.contains(queue)) {
+                warn!(%queue, "there is a handler for jobs whose own queue this worker does not work on");
+            }
+            self.queues
+        };
         let id = self.id.unwrap_or_else(default_id);
         let random = self.seed.map_or_else(rand::make_rng::<StdRng>, StdRng::seed_from_u64);
         let (ended, ends) = tokio::sync::mpsc::unbounded_channel();

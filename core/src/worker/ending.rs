@@ -1,5 +1,7 @@
 //! How the loop comes to its end: what each phase of a shutdown asks for, and when there is nothing left to wait for.
 
+use std::collections::HashSet;
+
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -33,21 +35,18 @@ impl<S: Send + Sync + 'static> Turn<S> {
     /// its lease is given back all the same, and the epoch keeps it from writing to the job.
     fn drop_all(&mut self) {
         self.dropped = true;
+        for line in &self.lines {
+            line.registry.abort_all();
+        }
+        // What ended until now counts. What comes later finds the door closed: its lease is given back below.
+        self.ends.close();
         self.collect();
         for line in &mut self.lines {
-            line.registry.abort_all();
-            let settled: Vec<_> = line.done.iter().map(|settlement| settlement.lease).collect();
-            for lease in line.registry.leases() {
-                if !settled.contains(&lease) {
-                    line.done.push(Settlement { lease, outcome: Outcome::Release, follow_ups: Vec::new() });
-                }
+            let settled: HashSet<_> = line.done.iter().map(|settlement| settlement.lease).collect();
+            for lease in line.registry.leases().into_iter().filter(|lease| !settled.contains(lease)) {
+                line.add_done(Settlement { lease, outcome: Outcome::Release, follow_ups: Vec::new() });
             }
         }
-        self.leave_gate();
-        self.first_done_at.get_or_insert_with(Instant::now);
-    }
-
-    fn leave_gate(&mut self) {
         if self.solo {
             self.client.gate().leave_solo();
         } else {
@@ -55,9 +54,6 @@ impl<S: Send + Sync + 'static> Turn<S> {
         }
         self.solo = false;
         self.running = 0;
-        // What the dropped tasks still send is of no interest: their leases are being given back.
-        self.ends.close();
-        while self.ends.try_recv().is_ok() {}
     }
 
     /// Whether the loop is over.
@@ -67,7 +63,7 @@ impl<S: Send + Sync + 'static> Turn<S> {
         }
         let unsettled: usize = self.lines.iter().map(|line| line.done.len()).sum();
         if self.phases.drain.is_cancelled() {
-            if unsettled > 0 && self.dropped && self.down.is_some() {
+            if unsettled > 0 && self.dropped && self.lines.iter().any(|line| line.down.is_some()) {
                 warn!(
                     unsettled,
                     "ended with outcomes that the storage did not take; the jobs run again when their leases run out"
@@ -76,12 +72,13 @@ impl<S: Send + Sync + 'static> Turn<S> {
             }
             return unsettled == 0;
         }
-        if !self.until_idle || unsettled > 0 || self.lines.iter().any(|line| line.ready) || self.down.is_some() {
+        if !self.until_idle || unsettled > 0 || self.lines.iter().any(|line| line.ready || line.down.is_some()) {
             return false;
         }
         let queues: Vec<QueueName> = self.lines.iter().map(|line| line.name.clone()).collect();
-        for queue in queues {
-            match self.storage.counts(&queue).await {
+        // Twice over, because a job may move from a queue that is not counted yet to one that was.
+        for queue in queues.iter().chain(&queues) {
+            match self.storage.counts(queue).await {
                 Err(_) => return false,
                 Ok(counts) => {
                     let shelved: u64 = counts.shelved.iter().map(|(_, jobs)| jobs).sum();

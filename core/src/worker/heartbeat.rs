@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::registry::Registry;
+use super::shutdown::LAST_WORDS;
 use crate::context::StopReason;
 use crate::job::QueueName;
 use crate::storage::{RenewAnswer, RenewRequest, Storage, StorageError};
@@ -86,7 +87,11 @@ impl Heartbeat {
                 () = self.look.notified() => {}
                 () = tokio::time::sleep(pause) => {}
             }
-            match self.renew_all(&storage).await {
+            let renewed = tokio::select! {
+                () = self.stop.cancelled() => return,
+                renewed = self.renew_all(&storage) => renewed,
+            };
+            match renewed {
                 Ok(()) => {
                     pause = self.term / 3;
                     if failing {
@@ -106,14 +111,22 @@ impl Heartbeat {
         }
     }
 
+    /// Renews what runs, queue by queue; one that fails does not keep the others from being renewed.
     async fn renew_all(&self, storage: &Arc<dyn Storage>) -> Result<(), StorageError> {
+        let mut failed = Ok(());
         for (queue, registry) in &self.queues {
             let leases = registry.renewable();
             if leases.is_empty() {
                 continue;
             }
             let request = RenewRequest { queue: queue.clone(), leases: leases.clone(), term: self.term };
-            let answers = storage.renew(request).await?;
+            let answers = match storage.renew(request).await {
+                Ok(answers) => answers,
+                Err(error) => {
+                    failed = Err(error);
+                    continue;
+                }
+            };
             for (lease, answer) in leases.into_iter().zip(answers) {
                 match answer {
                     RenewAnswer::Renewed { cancel_requested: false } => {}
@@ -125,7 +138,7 @@ impl Heartbeat {
                 }
             }
         }
-        Ok(())
+        failed
     }
 }
 
@@ -136,16 +149,15 @@ pub(super) struct Beating {
 }
 
 impl Beating {
-    /// Waits until it has ended.
+    /// Waits until it has ended, but not for ever: closing its storage handle may hang.
     pub(super) async fn ended(self) {
-        match self.task {
-            Some(task) => {
-                let _panicked = task.await.is_err();
+        let _ended_in_time = tokio::time::timeout(LAST_WORDS * 2, async {
+            match self.task {
+                Some(task) => task.await.is_ok(),
+                None => self.ended.await.is_ok(),
             }
-            None => {
-                let _thread_died = self.ended.await.is_err();
-            }
-        }
+        })
+        .await;
     }
 }
 

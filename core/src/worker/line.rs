@@ -5,14 +5,20 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::{info, warn};
 
 use super::registry::Registry;
 use crate::job::QueueName;
-use crate::storage::{Settlement, SignalReceiver, Storage};
+use crate::storage::{Settlement, SignalReceiver, Storage, StorageError};
+
+/// How long to wait after a failed call: at first, and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// One queue that the worker works on.
 pub(super) struct Line {
@@ -20,12 +26,16 @@ pub(super) struct Line {
     pub(super) registry: Arc<Registry>,
     /// Ended runs, not settled yet.
     pub(super) done: Vec<Settlement>,
+    /// When the first of them ended.
+    pub(super) first_done_at: Option<Instant>,
+    /// Set while the storage fails for this queue: when to try again, and how long the last pause was.
+    pub(super) down: Option<(Instant, Duration)>,
     /// Asking may give work.
     pub(super) ready: bool,
     /// When to ask again, should no hint come.
     pub(super) look_at: Option<Instant>,
-    /// A job waits that must run alone.
-    pub(super) solo_waiting: bool,
+    /// Since when a job waits that must run alone.
+    pub(super) solo_since: Option<Instant>,
     pub(super) hint: BoxFuture<'static, (SignalReceiver, bool, bool)>,
 }
 
@@ -35,10 +45,43 @@ impl Line {
             name: name.clone(),
             registry: Arc::default(),
             done: Vec::new(),
+            first_done_at: None,
+            down: None,
             ready: true,
             look_at: None,
-            solo_waiting: false,
+            solo_since: None,
             hint: next_hint(storage.signals(name)),
+        }
+    }
+
+    /// Takes in a run that ended.
+    pub(super) fn add_done(&mut self, settlement: Settlement) {
+        self.done.push(settlement);
+        self.first_done_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether calls for this queue are put off for now, because the last one failed.
+    pub(super) fn is_down(&self, now: Instant) -> bool {
+        self.down.is_some_and(|(until, _)| now < until)
+    }
+
+    /// Puts calls for this queue off for a while, longer each time.
+    pub(super) fn went_down(&mut self, error: &StorageError) {
+        let pause = match self.down {
+            None => {
+                warn!(queue = %self.name, %error, "the storage fails; running jobs go on, and outcomes are kept until it answers");
+                PAUSE_MIN
+            }
+            Some((_, pause)) => (pause * 2).min(PAUSE_MAX),
+        };
+        // Up to half of the pause is left to chance, so that many workers don't come back together.
+        let spread = rand::random_range(0.5..=1.0);
+        self.down = Some((Instant::now() + pause.mul_f64(spread), pause));
+    }
+
+    pub(super) fn came_up(&mut self) {
+        if self.down.take().is_some() {
+            info!(queue = %self.name, "the storage answers again");
         }
     }
 }

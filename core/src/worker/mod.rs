@@ -6,10 +6,11 @@ mod ending;
 pub(crate) mod gate;
 mod heartbeat;
 mod line;
-mod maintain;
+mod pick;
 mod registry;
 mod run;
 mod shutdown;
+mod sweeper;
 mod turn;
 
 use std::time::Duration;

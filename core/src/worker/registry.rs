@@ -21,7 +21,7 @@ pub(super) struct Registry {
 struct Entry {
     run: Arc<Run>,
     task: AbortHandle,
-    /// After this the heartbeat stops for it: its timeout is over, and if it still runs, it blocks its thread.
+    /// After this the heartbeat stops for it, if it still runs: its timeout is over, so it blocks its thread.
     renew_until: Option<Instant>,
 }
 
@@ -51,7 +51,7 @@ impl Registry {
         let entries = self.lock();
         entries
             .values()
-            .filter(|entry| entry.renew_until.is_none_or(|until| now < until))
+            .filter(|entry| entry.task.is_finished() || entry.renew_until.is_none_or(|until| now < until))
             .map(|entry| entry.run.lease())
             .collect()
     }

@@ -13,6 +13,7 @@ use futures::FutureExt;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
+use tracing::warn;
 
 use crate::codec::{self, CodecError};
 use crate::context::{Context, Run, StopReason};
@@ -86,7 +87,21 @@ impl<S> Drop for EndGuard<S> {
     }
 }
 
+/// Runs one job and says what it ended in. Everything that the app wrote is inside the catch: not only the handler, but
+/// how payload and output are read and written, how its errors are displayed, and what is dropped when time is up.
 async fn execute<S, J, H>(handler: &H, shared: &Arc<Shared<S>>, run: &Arc<Run>) -> Settlement
+where
+    S: Send + Sync + 'static,
+    J: Job,
+    H: Handler<J, S>,
+{
+    match AssertUnwindSafe(attempt(handler, shared, run)).catch_unwind().await {
+        Ok(settlement) => settlement,
+        Err(panic) => shared.failed(run, ErrorKind::Panic, panic_text(panic.as_ref()), None),
+    }
+}
+
+async fn attempt<S, J, H>(handler: &H, shared: &Arc<Shared<S>>, run: &Arc<Run>) -> Settlement
 where
     S: Send + Sync + 'static,
     J: Job,
@@ -95,28 +110,20 @@ where
     let spec = &run.claim.spec;
     let job: J = match codec::decode_job(&spec.payload, run.client.payload_bytes_max()) {
         Ok(job) => job,
-        // A newer program can read it, so it is worth trying again; nothing else about the bytes will change.
-        Err(error @ CodecError::TooNew { .. }) => {
-            return shared.failed(run, ErrorKind::Payload, error.to_string(), None);
-        }
+        Err(error @ CodecError::TooNew { .. }) => return shared.too_new(run, &error).await,
+        // Nothing about the bytes will change.
         Err(error) => return aborted(run, ErrorKind::Payload, error.to_string()),
     };
-    // The call itself is inside the catch: a handler written by hand may panic before its first await.
-    let context = Context::new(shared.state.clone(), run.clone());
-    let work = AssertUnwindSafe(async { handler.call(job, context).await }).catch_unwind();
-    let caught = match spec.options.timeout {
-        None => work.await,
+    let work = handler.call(job, Context::new(shared.state.clone(), run.clone()));
+    match spec.options.timeout {
+        None => shared.settlement::<J>(run, work.await),
         Some(timeout) => match within(timeout, work).await {
-            Some(caught) => caught,
+            Some(result) => shared.settlement::<J>(run, result),
             None => {
                 let message = format!("the run took longer than its timeout of {timeout:?}");
-                return shared.failed(run, ErrorKind::Timeout, message, None);
+                shared.failed(run, ErrorKind::Timeout, message, None)
             }
         },
-    };
-    match caught {
-        Err(panic) => shared.failed(run, ErrorKind::Panic, panic_text(panic.as_ref()), None),
-        Ok(result) => shared.settlement::<J>(run, result),
     }
 }
 
@@ -146,12 +153,25 @@ impl<S> Shared<S> {
         }
     }
 
+    /// A newer program can read the payload, so the job waits for one: that is nobody's failure. The pauses grow with the
+    /// number of runs, so that old workers don't pass it around.
+    async fn too_new(&self, run: &Run, error: &CodecError) -> Settlement {
+        warn!(job = %run.lease().id, %error, "a job waits for a newer program");
+        if let Err(error) = run.log(error.to_string()).await {
+            warn!(job = %run.lease().id, %error, "the job's log could not say so");
+        }
+        let delay = self.backoff(run, run.claim.run);
+        Settlement { lease: run.lease(), outcome: Outcome::Snooze { delay }, follow_ups: Vec::new() }
+    }
+
+    fn backoff(&self, run: &Run, failed: u32) -> Duration {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        run.claim.spec.options.backoff.delay(failed, &mut *random)
+    }
+
     /// A failed attempt; without a delay of its own it waits as the job's backoff says.
     fn failed(&self, run: &Run, kind: ErrorKind, message: String, delay: Option<Duration>) -> Settlement {
-        let delay = delay.unwrap_or_else(|| {
-            let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-            run.claim.spec.options.backoff.delay(run.claim.attempts.saturating_add(1), &mut *random)
-        });
+        let delay = delay.unwrap_or_else(|| self.backoff(run, run.claim.attempts.saturating_add(1)));
         let outcome = Outcome::Retry { error: RunError::new(kind, message), delay };
         Settlement { lease: run.lease(), outcome, follow_ups: Vec::new() }
     }

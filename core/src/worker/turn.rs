@@ -16,9 +16,10 @@ use super::builder::Figures;
 use super::ending::out_of_patience;
 use super::heartbeat::{Beating, Heartbeat};
 use super::line::{Line, hints};
-use super::maintain::Maintain;
+use super::pick::Entry;
 use super::run::{Ended, Shared};
 use super::shutdown::Phases;
+use super::sweeper::Sweeper;
 use crate::client::Client;
 use crate::context::{Run, StopReason};
 use crate::job::{JobKind, JobState, QueueName, WorkerId};
@@ -27,21 +28,13 @@ use crate::storage::{
 };
 
 /// How long the first settlement of a group waits for others.
-const GROUP_WAIT: Duration = Duration::from_millis(1);
+pub(super) const GROUP_WAIT: Duration = Duration::from_millis(1);
 /// The largest group, and the largest claim.
-const GROUP_ITEMS_MAX: usize = 1000;
-/// How long to wait after a failed call: at first, and at most.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+pub(super) const GROUP_ITEMS_MAX: usize = 1000;
+/// How often to ask a closed gate, should its own hint be missed.
+const GATE_POLL: Duration = Duration::from_millis(50);
 /// How often a worker that should end when idle looks whether others still work.
 const IDLE_POLL: Duration = Duration::from_millis(10);
-
-/// How the runs of a claim were let through the gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entry {
-    Shared(usize),
-    Solo,
-}
 
 /// The loop and all that it holds.
 pub(super) struct Turn<S> {
@@ -51,20 +44,18 @@ pub(super) struct Turn<S> {
     pub(super) ends: UnboundedReceiver<Ended>,
     pub(super) lines: Vec<Line>,
     /// Which line is claimed from first, so that none is always last.
-    next_line: usize,
+    pub(super) next_line: usize,
     kinds: Arc<[JobKind]>,
     id: WorkerId,
-    figures: Figures,
+    pub(super) figures: Figures,
     pub(super) phases: Phases,
     pub(super) until_idle: bool,
     pub(super) running: usize,
     /// The job that runs now runs alone.
     pub(super) solo: bool,
-    wants_solo: bool,
-    /// When the oldest unsettled run ended.
-    pub(super) first_done_at: Option<Instant>,
-    /// Set while the storage fails: when to try again, and how long to wait after that.
-    pub(super) down: Option<(Instant, Duration)>,
+    pub(super) wants_solo: bool,
+    /// The room taken for a claim that is under way.
+    pub(super) entered: Option<Entry>,
     /// Set once handlers were told to stop: when to drop them.
     pub(super) drop_at: Option<Instant>,
     /// Whether handlers were dropped, so that what is left will not end by itself.
@@ -73,7 +64,7 @@ pub(super) struct Turn<S> {
     /// Rung when jobs were claimed: for the heartbeat and for the sweeping.
     claimed: [Arc<Notify>; 2],
     beating: Option<Beating>,
-    maintaining: Option<tokio::task::JoinHandle<()>>,
+    sweeping: Option<tokio::task::JoinHandle<()>>,
     helpers_stop: CancellationToken,
     report: WorkerReport,
 }
@@ -109,7 +100,10 @@ impl<S: Send + Sync + 'static> Turn<S> {
             claimed: busy.clone(),
             stop: helpers_stop.clone(),
         };
+        // Should this future be dropped while the heartbeat starts, nobody else would stop it.
+        let guard = helpers_stop.clone().drop_guard();
         let beating = heartbeat.start(storage.clone()).await?;
+        let helpers_stop = guard.disarm();
         // Where nobody needs to poll, sweeping often would only keep a virtual clock from jumping far.
         let interval = if capabilities.reliable_signals {
             figures.term.max(Duration::from_secs(600))
@@ -117,7 +111,7 @@ impl<S: Send + Sync + 'static> Turn<S> {
             (figures.term / 4).clamp(Duration::from_millis(2), Duration::from_secs(5))
         };
         let claimed = Arc::new(Notify::new());
-        let maintain = Maintain {
+        let sweeper = Sweeper {
             storage: storage.clone(),
             queues,
             interval,
@@ -141,14 +135,13 @@ impl<S: Send + Sync + 'static> Turn<S> {
             running: 0,
             solo: false,
             wants_solo: false,
-            first_done_at: None,
-            down: None,
+            entered: None,
             drop_at: None,
             dropped: false,
             look,
             claimed: [busy, claimed],
             beating: Some(beating),
-            maintaining: Some(tokio::spawn(maintain.run())),
+            sweeping: Some(tokio::spawn(sweeper.run())),
             helpers_stop,
             report: WorkerReport::default(),
         })
@@ -175,8 +168,9 @@ impl<S: Send + Sync + 'static> Turn<S> {
         if let Some(beating) = self.beating.take() {
             beating.ended().await;
         }
-        if let Some(maintaining) = self.maintaining.take() {
-            let _panicked = maintaining.await.is_err();
+        if let Some(sweeping) = self.sweeping.take() {
+            // It leaves off where it is, also in the middle of a call.
+            let _panicked = sweeping.await.is_err();
         }
         info!(worker = %self.id, report = ?self.report, "worker ended");
         self.report
@@ -189,8 +183,8 @@ impl<S: Send + Sync + 'static> Turn<S> {
         }
     }
 
-    fn take_in(&mut self, ended: Ended) {
-        self.lines[ended.queue].done.push(ended.settlement);
+    pub(super) fn take_in(&mut self, ended: Ended) {
+        self.lines[ended.queue].add_done(ended.settlement);
         self.running = self.running.saturating_sub(1);
         if self.solo {
             self.solo = false;
@@ -198,65 +192,16 @@ impl<S: Send + Sync + 'static> Turn<S> {
         } else {
             self.client.gate().leave(1);
         }
-        self.first_done_at.get_or_insert_with(Instant::now);
+        if self.running == 0 {
+            self.ask_for_solo();
+        }
     }
 
-    /// The line to exchange with now, if any.
-    fn pick(&mut self) -> Option<usize> {
-        let now = Instant::now();
-        if self.down.is_some_and(|(until, _)| now < until) {
-            return None;
+    /// Now that nothing runs here, jobs that must run alone can be asked for.
+    fn ask_for_solo(&mut self) {
+        for line in self.lines.iter_mut().filter(|line| line.solo_since.is_some()) {
+            line.ready = true;
         }
-        for line in &mut self.lines {
-            if line.look_at.is_some_and(|at| now >= at) {
-                line.look_at = None;
-                line.ready = true;
-            }
-        }
-        let done: usize = self.lines.iter().map(|line| line.done.len()).sum();
-        let group = self.figures.concurrency.div_ceil(2).min(GROUP_ITEMS_MAX / 2);
-        let group_is_due = done > 0
-            && (done >= group || self.running == 0 || self.first_done_at.is_none_or(|at| now >= at + GROUP_WAIT));
-        if done == 0 {
-            return self.turn_of().filter(|_| self.has_room());
-        }
-        // The line whose turn it is to be claimed from comes first, because it is settled and claimed from in one call.
-        let turn = self.turn_of().into_iter();
-        turn.chain(0..self.lines.len()).find(|&place| group_is_due && !self.lines[place].done.is_empty())
-    }
-
-    /// The line whose turn it is to be claimed from: the next that may have work. So no queue waits for another to be
-    /// empty.
-    fn turn_of(&self) -> Option<usize> {
-        (0..self.lines.len())
-            .map(|step| (self.next_line + step) % self.lines.len())
-            .find(|&place| self.lines[place].ready)
-    }
-
-    /// Whether another job may be claimed.
-    fn has_room(&self) -> bool {
-        !self.phases.drain.is_cancelled()
-            && !self.solo
-            && self.running < self.figures.concurrency
-            && (self.running == 0 || !self.lines.iter().any(|line| line.solo_waiting))
-    }
-
-    /// Asks the gate for room; `None` if there is none now.
-    fn enter(&mut self, place: usize) -> Option<Entry> {
-        if self.turn_of() != Some(place) || !self.has_room() {
-            return None;
-        }
-        self.next_line = (place + 1) % self.lines.len();
-        let gate = self.client.gate();
-        if self.lines[place].solo_waiting {
-            if !self.wants_solo {
-                self.wants_solo = true;
-                gate.want_solo();
-            }
-            return gate.enter_solo().then_some(Entry::Solo);
-        }
-        let room = (self.figures.concurrency - self.running).min(GROUP_ITEMS_MAX);
-        gate.enter(room).then_some(Entry::Shared(room))
     }
 
     async fn exchange(&mut self, place: usize) {
@@ -264,11 +209,12 @@ impl<S: Send + Sync + 'static> Turn<S> {
         let line = &mut self.lines[place];
         let settlements = std::mem::take(&mut line.done);
         if settlements.is_empty() && entry.is_none() {
-            // The gate is closed for now; it says when to ask again.
+            // The gate is closed for now. It says when to ask again; should that be missed, this does.
             line.ready = false;
-            line.look_at = Some(Instant::now() + GROUP_WAIT);
+            line.look_at = Some(Instant::now() + GATE_POLL);
             return;
         }
+        let first_done_at = line.first_done_at.take();
         let claim = entry.map(|entry| ClaimSpec {
             kinds: self.kinds.clone(),
             max_items: match entry {
@@ -299,18 +245,20 @@ impl<S: Send + Sync + 'static> Turn<S> {
         };
         match answer {
             Err(error) => {
-                self.lines[place].done = settlements;
-                self.leave(entry, 0, false);
-                self.went_down(&error);
+                let line = &mut self.lines[place];
+                line.done = settlements;
+                line.first_done_at = first_done_at;
+                line.went_down(&error);
+                self.leave(0, false);
             }
             Ok(answer) => {
-                self.came_up();
+                self.lines[place].came_up();
                 self.settled(place, &settlements, &answer.settled);
                 let claimed = answer.claimed.unwrap_or_default();
                 if entry.is_some() {
                     let line = &mut self.lines[place];
                     line.ready = claimed.more;
-                    line.solo_waiting = claimed.solo_waiting;
+                    line.solo_since = claimed.solo_waiting.then(|| line.solo_since.unwrap_or_else(Instant::now));
                     let poll = (!storage_never_misses(&self.storage)).then_some(self.figures.poll);
                     line.look_at = match (claimed.look_again, poll) {
                         (Some(due), Some(poll)) => Some(due.min(poll)),
@@ -318,57 +266,31 @@ impl<S: Send + Sync + 'static> Turn<S> {
                     }
                     // A due time that can't be represented is too far off to matter.
                     .and_then(|span| Instant::now().checked_add(span));
-                    if claimed.solo_waiting {
-                        line.ready = true;
-                    }
                     let solo = claimed.claims.first().is_some_and(|claim| claim.solo);
-                    self.leave(entry, claimed.claims.len(), solo);
+                    self.leave(claimed.claims.len(), solo);
                     self.start_runs(place, claimed.claims);
-                }
-            }
-        }
-        if self.lines.iter().all(|line| line.done.is_empty()) {
-            self.first_done_at = None;
-        }
-    }
-
-    /// Gives back the room that a claim did not use.
-    fn leave(&mut self, entry: Option<Entry>, used: usize, solo: bool) {
-        let gate = self.client.gate();
-        match entry {
-            None => {}
-            Some(Entry::Shared(room)) => gate.leave(room - used.min(room)),
-            Some(Entry::Solo) => {
-                if self.wants_solo {
-                    self.wants_solo = false;
-                    gate.unwant_solo();
-                }
-                if solo {
-                    self.solo = true;
-                } else {
-                    gate.share(used);
+                    if self.running == 0 {
+                        self.ask_for_solo();
+                    }
                 }
             }
         }
     }
 
     fn settled(&mut self, place: usize, settlements: &[Settlement], answers: &[SettleAnswer]) {
-        for answer in answers {
+        for (settlement, answer) in settlements.iter().zip(answers) {
             *match answer {
                 SettleAnswer::Settled { state: JobState::Completed, .. } => &mut self.report.completed,
                 SettleAnswer::Settled { state: JobState::Failed, .. } => &mut self.report.failed,
                 SettleAnswer::Settled { state: JobState::Cancelled, .. } => &mut self.report.cancelled,
+                SettleAnswer::Settled { .. } if settlement.outcome == Outcome::Release => &mut self.report.released,
                 SettleAnswer::Settled { .. } => &mut self.report.retried,
                 // The handler settled it itself, inside the app's own transaction.
-                SettleAnswer::AlreadyDone => &mut self.report.completed,
-                SettleAnswer::LeaseLost | SettleAnswer::Gone => &mut self.report.lost,
+                SettleAnswer::AlreadyDone if matches!(settlement.outcome, Outcome::Completed { .. }) => {
+                    &mut self.report.completed
+                }
+                SettleAnswer::AlreadyDone | SettleAnswer::LeaseLost | SettleAnswer::Gone => &mut self.report.lost,
             } += 1;
-        }
-        for (settlement, answer) in settlements.iter().zip(answers) {
-            if settlement.outcome == Outcome::Release && matches!(answer, SettleAnswer::Settled { .. }) {
-                self.report.retried -= 1;
-                self.report.released += 1;
-            }
             if *answer == SettleAnswer::LeaseLost {
                 warn!(job = %settlement.lease.id, "a run's outcome was refused: its lease was lost");
             }
@@ -385,8 +307,7 @@ impl<S: Send + Sync + 'static> Turn<S> {
                 let lease = claim.lease;
                 self.client.gate().leave(1);
                 let release = Settlement { lease, outcome: Outcome::Release, follow_ups: Vec::new() };
-                self.lines[place].done.push(release);
-                self.first_done_at.get_or_insert_with(Instant::now);
+                self.lines[place].add_done(release);
                 continue;
             };
             let run = Run::new(claim, self.client.clone());
@@ -400,47 +321,26 @@ impl<S: Send + Sync + 'static> Turn<S> {
         self.lines[place].registry.add(started);
     }
 
-    fn went_down(&mut self, error: &StorageError) {
-        let pause = match self.down {
-            None => {
-                warn!(%error, "the storage fails; running jobs go on, and their outcomes are kept until it answers");
-                PAUSE_MIN
-            }
-            Some((_, pause)) => (pause * 2).min(PAUSE_MAX),
-        };
-        // Up to half of the pause is left to chance, so that many workers don't come back together.
-        let spread = rand::random_range(0.5..=1.0);
-        self.down = Some((Instant::now() + pause.mul_f64(spread), pause));
-    }
-
-    fn came_up(&mut self) {
-        if self.down.take().is_some() {
-            info!("the storage answers again");
-        }
-    }
-
     /// Waits until something may have changed.
     async fn wait(&mut self) {
         let now = Instant::now();
         let has_room = self.has_room();
-        let done = self.lines.iter().any(|line| !line.done.is_empty());
         let mut wake_at: Option<Instant> = None;
         let mut by = |at: Option<Instant>| wake_at = [wake_at, at].into_iter().flatten().min();
-        match self.down {
-            Some((until, _)) => by(Some(until)),
-            None => {
-                if done {
-                    by(self.first_done_at.map(|at| at + GROUP_WAIT));
-                }
-                if has_room {
-                    self.lines.iter().for_each(|line| by(line.look_at));
+        for line in &self.lines {
+            let wants = !line.done.is_empty() || (has_room && line.ready);
+            match line.down {
+                Some((until, _)) if now < until => by(wants.then_some(until)),
+                _ => {
+                    by(line.first_done_at.map(|at| at + GROUP_WAIT));
+                    by(line.look_at.filter(|_| has_room));
                 }
             }
         }
         if !self.dropped {
             by(self.drop_at);
         }
-        if self.until_idle {
+        if self.until_idle && self.running == 0 {
             by(Some(now + IDLE_POLL));
         }
         let timer = async {
@@ -487,6 +387,8 @@ impl<S> Drop for Turn<S> {
             line.registry.stop_all(StopReason::Shutdown);
             line.registry.abort_all();
         }
+        // The room for a claim that was under way, and the room of the runs.
+        self.leave(0, false);
         let gate = self.client.gate();
         if self.wants_solo {
             gate.unwant_solo();

@@ -15,7 +15,7 @@ use crate::storage::{Storage, StorageError, SweepRequest};
 const SWEEP_ITEMS: usize = 500;
 
 /// What the sweeping needs to know.
-pub(super) struct Maintain {
+pub(super) struct Sweeper {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) queues: Vec<QueueName>,
     /// The longest time between two sweeps.
@@ -27,11 +27,15 @@ pub(super) struct Maintain {
     pub(super) stop: CancellationToken,
 }
 
-impl Maintain {
+impl Sweeper {
     pub(super) async fn run(self) {
         let mut failing = false;
         loop {
-            let pause = match self.sweep_all().await {
+            let swept = tokio::select! {
+                () = self.stop.cancelled() => return,
+                swept = self.sweep_all() => swept,
+            };
+            let pause = match swept {
                 Ok(pause) => {
                     if failing {
                         info!("sweeping again");
@@ -61,25 +65,30 @@ impl Maintain {
         }
     }
 
-    /// Sweeps every queue until nothing is due, and answers how long that will hold.
+    /// Sweeps every queue, and answers how long nothing will be due; one that fails does not keep the others from it.
     async fn sweep_all(&self) -> Result<Duration, StorageError> {
-        let mut pause = self.interval;
+        let mut pause = Ok(self.interval);
         for queue in &self.queues {
-            loop {
-                let request = SweepRequest { queue: queue.clone(), max_items: SWEEP_ITEMS };
-                let answer = self.storage.sweep(request).await?;
-                if answer.more && !self.stop.is_cancelled() {
-                    // Others may want the storage as well.
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-                if let Some(next) = answer.next {
-                    pause = pause.min(approach(next));
-                }
-                break;
+            match self.sweep(queue).await {
+                Ok(None) => {}
+                Ok(Some(next)) => pause = pause.map(|pause| pause.min(approach(next))),
+                Err(error) => pause = Err(error),
             }
         }
-        Ok(pause)
+        pause
+    }
+
+    /// Sweeps a queue until nothing is due, and answers when something will be.
+    async fn sweep(&self, queue: &QueueName) -> Result<Option<Duration>, StorageError> {
+        loop {
+            let request = SweepRequest { queue: queue.clone(), max_items: SWEEP_ITEMS };
+            let answer = self.storage.sweep(request).await?;
+            if !answer.more {
+                return Ok(answer.next);
+            }
+            // Others may want the storage as well.
+            tokio::task::yield_now().await;
+        }
     }
 }
 
