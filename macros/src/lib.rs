@@ -13,7 +13,7 @@ use syn::{DeriveInput, parse_macro_input};
 
 /// Implements `ferroq::Job` for a struct or enum that serde can write and read.
 ///
-/// ```ignore
+/// ```text
 /// #[derive(Serialize, Deserialize, Job)]
 /// #[job(name = "email.welcome", queue = "emails", max_attempts = 5, timeout = "30s")]
 /// struct Welcome { to: String }
