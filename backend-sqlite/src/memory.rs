@@ -5,13 +5,15 @@
 
 use std::collections::HashMap;
 
-use ferroq_core::job::{JobId, JobState, QueueName};
+use ferroq_core::job::{JobId, JobState, QueueName, Slot};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use crate::jobs::line_ask;
 use crate::queue::Queue;
 use crate::row::Row;
-use crate::unit::Ask;
+use crate::unit::{Ask, Unit};
+use crate::writer::{Answer, Call};
 
 /// Fails unless the queue's row has this stamp.
 pub(crate) const STAMPED: &str =
@@ -21,12 +23,14 @@ pub(crate) const ABSENT: &str = "SELECT 1 WHERE json(iif(EXISTS(SELECT 1 FROM (S
     json_each(?)) CROSS JOIN ferroq_jobs INDEXED BY ferroq_jobs_by_id ON id=wanted AND key BETWEEN ? AND ?),'{','1')) \
     IS NULL";
 /// The completed records that go soonest, and whether nothing speaks against it, by `ferroq_jobs_by_place`.
-const OLDEST: &str = "SELECT group_concat(concat(key,',',rank,',',extra IS NULL AND flags&2=0),';') FROM (SELECT \
+pub(crate) const OLDEST: &str = "SELECT group_concat(concat(key,',',rank,',',extra IS NULL AND flags&2=0),';') FROM (SELECT \
     key,rank,extra,flags FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?+0)";
 
 /// How many handed out jobs of a queue are remembered at most, and how many queues.
 const ACTIVE_MAX: usize = 4096;
 const QUEUES_MAX: usize = 64;
+/// The largest claim for which the head of the line is read ahead: with larger ones a command more hardly counts.
+const AHEAD_ITEMS_MAX: usize = 16;
 /// How many transactions do without memory after a guard failed: others write as well, and may do so again.
 const DISTRUST: u32 = 8;
 
@@ -101,6 +105,26 @@ impl Memory {
         }
         self.queues.insert(known.queue.name.clone(), known);
     }
+}
+
+/// What the next transaction will most likely ask, if this one was an exchange of few jobs: up to how many, the
+/// head of the line, and the records that may then have to go.
+pub(crate) fn foresee(unit: &Unit<'_>, calls: &[Call], answers: &[Answer]) -> Option<(usize, Vec<Ask>)> {
+    let ([Call::Exchange(request)], [Answer::Exchange(answer)]) = (calls, answers) else { return None };
+    let claim = request.claim.as_ref()?;
+    let items = claim.max_items;
+    let claimed = answer.claimed.as_ref().is_some_and(|claimed| !claimed.claims.is_empty());
+    let queue = unit.queues.first().filter(|queue| queue.name == request.queue)?;
+    let empty = queue.in_line() <= 0 && queue.count(JobState::Delayed) <= 0;
+    if !claimed || empty || items > AHEAD_ITEMS_MAX {
+        return None;
+    }
+    let items = if items == 1 { 1 } else { AHEAD_ITEMS_MAX };
+    let mut asks = vec![line_ask(queue.number, Slot::Lane, items, claim.max_bytes)];
+    if queue.may_prune(items) {
+        asks.push(oldest_ask(queue, items));
+    }
+    Some((items, asks))
 }
 
 /// Asks for the completed records that go soonest.

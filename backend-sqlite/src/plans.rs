@@ -21,6 +21,9 @@ async fn every_hot_statement_searches_and_sorts_nothing() {
         (crate::writes::COMPLETE, "INTEGER PRIMARY KEY (rowid=?)"),
         (crate::writes::SAVE, "INTEGER PRIMARY KEY (rowid=?)"),
         (crate::inspect::WALK, "ferroq_jobs_by_place"),
+        (crate::memory::ABSENT, "ferroq_jobs_by_id"),
+        (crate::memory::OLDEST, "ferroq_jobs_by_place"),
+        (crate::queue::PROBE, "ferroq_jobs_by_place"),
     ]) {
         let plan = plan(&mut conn, sql).await;
         assert!(plan.contains(by), "{sql}\n{plan}");

@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ferroq_core::job::Slot;
 use ferroq_core::storage::{
     ActReport, ActRequest, AnswerBook, CallAnswer, CallId, DumpPage, Effect, EnqueueAnswer, EnqueueRequest, ErrorCode,
     ExchangeAnswer, ExchangeRequest, Lease, Note, NoteAnswer, ObliterateAnswer, QueueConfig, RenewAnswer, RenewRequest,
@@ -18,13 +17,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::common::Common;
 use crate::error::{closed, invalid, unexpected};
-use crate::jobs;
-use crate::memory::{Ahead, Known, Memory, oldest_ask, read_oldest};
+use crate::memory::{Ahead, Known, Memory, foresee, read_oldest};
 use crate::queue::{self, Queue};
 use crate::record::WAITED_ON_FLAG;
 use crate::row::key_range;
 use crate::script::Script;
-use crate::unit::{Ask, Begin, Unit};
+use crate::unit::{Begin, Unit};
 
 /// How many calls share a transaction at most.
 const CALLS_MAX: usize = 256;
@@ -35,8 +33,6 @@ const WATCH: &str =
     "UPDATE ferroq_jobs INDEXED BY ferroq_jobs_by_id SET flags=flags|? WHERE id=? AND key BETWEEN ? AND ?";
 /// Tells writers that remember the queue's jobs that one of them was changed.
 const NEW_STAMP: &str = "UPDATE ferroq_queues SET stamp=random() WHERE number=?";
-/// The largest claim for which the head of the line is read ahead: with larger ones a command more hardly counts.
-const AHEAD_ITEMS_MAX: usize = 16;
 
 /// A call that writes.
 #[derive(Debug)]
@@ -409,26 +405,6 @@ impl Task {
         }
         None
     }
-}
-
-/// What the next transaction will most likely ask, if this one was an exchange of few jobs: up to how many, the
-/// head of the line, and the records that may then have to go.
-fn foresee(unit: &Unit<'_>, calls: &[Call], answers: &[Answer]) -> Option<(usize, Vec<Ask>)> {
-    let ([Call::Exchange(request)], [Answer::Exchange(answer)]) = (calls, answers) else { return None };
-    let claim = request.claim.as_ref()?;
-    let items = claim.max_items;
-    let claimed = answer.claimed.as_ref().is_some_and(|claimed| !claimed.claims.is_empty());
-    let queue = unit.queues.first().filter(|queue| queue.name == request.queue)?;
-    let empty = queue.in_line() <= 0 && queue.count(JobState::Delayed) <= 0;
-    if !claimed || empty || items > AHEAD_ITEMS_MAX {
-        return None;
-    }
-    let items = if items == 1 { 1 } else { AHEAD_ITEMS_MAX };
-    let mut asks = vec![jobs::line_ask(queue.number, Slot::Lane, items, claim.max_bytes)];
-    if queue.may_prune(items) {
-        asks.push(oldest_ask(queue, items));
-    }
-    Some((items, asks))
 }
 
 /// How many enqueues of the same queue stand at the head, none of them answered before.
