@@ -109,8 +109,9 @@ pub trait CompleteIn {
     /// ```
     ///
     /// # Errors
-    /// [`ContextError::LeaseLost`] or [`ContextError::Gone`] if this run no longer holds its job: roll back, another run has
-    /// it. [`ContextError::Codec`], [`ContextError::Storage`]. In every case nothing was completed.
+    /// [`ContextError::LeaseLost`] or [`ContextError::Gone`] if this run no longer holds its job, because another run has
+    /// it or this one was settled already (timed out, given back, or completed by an earlier call of this): roll back.
+    /// [`ContextError::Codec`], [`ContextError::Storage`]. In every case nothing was completed.
     fn complete_in<T: Serialize + Send + Sync + 'static>(
         &self,
         tx: &mut SqliteConnection,
@@ -128,9 +129,11 @@ impl<S: Send + Sync> CompleteIn for Context<S> {
         let storage = sqlite(self.client()).map_err(ContextError::Storage)?;
         let answers = storage.settle_in(tx, self.queue(), vec![settlement]).await.map_err(ContextError::Storage)?;
         match answers.into_iter().next() {
-            Some(SettleAnswer::Settled { .. } | SettleAnswer::AlreadyDone) => Ok(()),
+            Some(SettleAnswer::Settled { .. }) => Ok(()),
             Some(SettleAnswer::Gone) => Err(ContextError::Gone),
-            Some(SettleAnswer::LeaseLost) | None => Err(ContextError::LeaseLost),
+            // A run that was timed out or given back under a task of its handler's own keeps its epoch until the job is
+            // claimed again: the job is no longer this run's all the same, and another run will write its rows.
+            Some(SettleAnswer::AlreadyDone | SettleAnswer::LeaseLost) | None => Err(ContextError::LeaseLost),
         }
     }
 }

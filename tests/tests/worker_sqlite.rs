@@ -196,6 +196,33 @@ async fn a_run_that_lost_its_job_cannot_complete_it_in_a_transaction() {
     assert!(charges(&app).await.is_empty(), "the handler's writes went with its claim to the job");
 }
 
+/// A task that a handler left behind completed its job although the run had been settled as failed: the lease's epoch
+/// is that of the job until the next claim. Its rows were committed, and then written again by the next run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_left_behind_by_a_settled_run_cannot_complete_the_job_in_a_transaction() {
+    #[derive(Serialize, Deserialize, Job)]
+    #[job(name = "outlived", queue = "outlived", max_attempts = 2, backoff = "fixed(1h)")]
+    struct Outlived;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.db");
+    let (jobs, app) = (open(&path).await, app(&path).await);
+    let (hand_out, mut left_behind) = tokio::sync::mpsc::unbounded_channel::<Context>();
+    let handler = move |_job: Outlived, cx: Context| {
+        drop(hand_out.send(cx));
+        async move { Err::<(), _>(JobError::retry("the task goes on alone")) }
+    };
+    let handle = jobs.enqueue(Outlived).await.unwrap();
+    let running = Worker::new(&jobs).handle(handler).start().await.unwrap();
+    let cx = left_behind.recv().await.unwrap();
+    running.shutdown().await;
+    assert_eq!(handle.record().await.unwrap().unwrap().state, JobState::Delayed);
+    let mut tx = app.db.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let error = cx.complete_in(&mut tx, &()).await.unwrap_err();
+    assert!(matches!(error, ferroq::ContextError::LeaseLost), "{error}");
+    tx.rollback().await.unwrap();
+    assert_eq!(handle.record().await.unwrap().unwrap().state, JobState::Delayed);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_outlive_the_client_and_the_apps_tables_are_left_alone() {
     let directory = tempfile::tempdir().unwrap();
