@@ -1,5 +1,6 @@
 //! The tables, all named `ferroq_`, and their version. There is one table of jobs and two indexes on it: by id, and by
-//! place, in which every job stands exactly where its state says. The app's own tables are never touched, nor is any
+//! place, in which every job stands exactly where its state says; holds of dedup keys that end with time have one by that
+//! time. The app's own tables are never touched, nor is any
 //! version table but `ferroq_meta`.
 
 /// The version of the tables below.
@@ -73,6 +74,7 @@ CREATE TABLE IF NOT EXISTS ferroq_dedup (
     until INTEGER,
     PRIMARY KEY (queue, key)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS ferroq_dedup_by_until ON ferroq_dedup (queue, until) WHERE until IS NOT NULL;
 CREATE TABLE IF NOT EXISTS ferroq_events (
     key INTEGER PRIMARY KEY,
     at INTEGER NOT NULL,

@@ -126,7 +126,7 @@ impl SqliteStorage {
             }
             let asks = Pending::asks(queue);
             let pending = Pending::read(&unit.ask(asks).await?);
-            Ok((!pending.more(now)).then(|| pending.answer(now)))
+            Ok(pending.is_nothing(now).then(|| pending.answer(now)))
         };
         self.readers.look(probe).await
     }

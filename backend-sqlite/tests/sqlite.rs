@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferroq_core::clock::ManualClock;
-use ferroq_core::job::{FailReason, JobKind, JobSpec, JobState, Payload, QueueName, WorkerId};
+use ferroq_core::job::{DedupKey, FailReason, JobKind, JobSpec, JobState, Payload, QueueName, WorkerId};
+use ferroq_core::policy::dedup::{Dedup, DedupMode};
 use ferroq_core::storage::{
     ClaimAnswer, ClaimSpec, EnqueueAnswer, EnqueueRequest, ErrorCode, EventLog, Inspect, Jobs, Outcome, SettleAnswer,
-    Settlement, Storage, StorageError, StorageExt,
+    Settlement, Storage, StorageError, StorageExt, SweepRequest, Transfer,
 };
 use ferroq_sqlite::{SqliteOptions, SqliteStorage};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -233,4 +234,47 @@ async fn another_process_is_heard() {
         tokio::task::yield_now().await;
     }
     assert!(listen.await.expect("no panic").0);
+}
+
+fn held(key: usize) -> Arc<JobSpec> {
+    let mut job = JobSpec::clone(&job());
+    let key = DedupKey::new(format!("key {key}")).expect("a key");
+    job.dedup = Some(Dedup { key, mode: DedupMode::For(Duration::from_secs(10)) });
+    Arc::new(job)
+}
+
+/// Nothing removed holds that ran out, so a queue whose keys are hashes of payloads grew by a row for each, for ever.
+#[tokio::test]
+async fn a_sweep_removes_holds_that_ran_out_in_bounded_steps() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let clock = ManualClock::default();
+    let options = SqliteOptions::new(directory.path().join("app.db")).clock(Arc::new(clock.clone()));
+    let storage = SqliteStorage::open(options).await.expect("it opens");
+    storage.enqueue(request((0..3000).map(held).collect())).await.expect("enqueued");
+    let keys = async || storage.dump(&queue(), None, 1).await.expect("a page").dedup.len();
+    let sweep = async || storage.sweep(SweepRequest { queue: queue(), max_items: 500 }).await.expect("a sweep");
+    clock.advance(Duration::from_secs(9));
+    sweep().await;
+    assert_eq!(keys().await, 3000, "they still hold");
+    clock.advance(Duration::from_secs(1));
+    assert!(!sweep().await.more, "no answer speaks of them");
+    assert_eq!(keys().await, 2000);
+    for _ in 0..2 {
+        sweep().await;
+        assert_eq!(keys().await, 1024, "a few are kept, in case the clock steps back");
+    }
+}
+
+#[tokio::test]
+async fn holds_that_ran_out_do_not_pile_up_where_nobody_sweeps() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let clock = ManualClock::default();
+    let options = SqliteOptions::new(directory.path().join("app.db")).clock(Arc::new(clock.clone()));
+    let storage = SqliteStorage::open(options).await.expect("it opens");
+    for call in 0..500 {
+        storage.enqueue(request((8 * call..8 * call + 8).map(held).collect())).await.expect("enqueued");
+        clock.advance(Duration::from_secs(1));
+    }
+    let left = storage.dump(&queue(), None, 1).await.expect("a page").dedup;
+    assert!((80..=1024 + 80 + 256).contains(&left.len()), "{} of 4000", left.len());
 }

@@ -25,6 +25,12 @@ pub(crate) const HOLDERS: &str = "SELECT d.key,d.holder,d.until FROM json_each(?
     ON d.queue=? AND d.key=w.value";
 const TAKE_KEY: &str = "INSERT INTO ferroq_dedup (queue,key,holder,until) VALUES (?,?,?,?) \
     ON CONFLICT (queue,key) DO UPDATE SET holder=excluded.holder,until=excluded.until";
+/// Removes holds that ran out, but for the latest 1024, by `ferroq_dedup_by_until`. Those few are kept because they
+/// hold again if the clock steps back.
+pub(crate) const PURGE: &str = "DELETE FROM ferroq_dedup WHERE queue=? AND key IN \
+    (SELECT key FROM ferroq_dedup WHERE queue=? AND until<=? ORDER BY until DESC LIMIT ?+0 OFFSET 1024)";
+/// How many jobs a queue takes between two looks for holds that ran out, if nobody sweeps.
+const PURGE_JOBS: i64 = 256;
 
 /// What makes a request's jobs refusable before anything is done.
 pub(crate) fn check<'a>(
@@ -97,6 +103,7 @@ impl Unit<'_> {
         let now = self.queues[at].now;
         let mut answers = Vec::with_capacity(jobs.len());
         self.inserts.reserve(jobs.len());
+        let (mut holds, counted) = (0, self.queues[at].counter);
         for job in jobs {
             if existing.contains(&job.id) {
                 answers.push(EnqueueAnswer::Duplicate(job.id));
@@ -108,6 +115,7 @@ impl Unit<'_> {
                     continue;
                 }
                 let holder = Holder::take(job.id, dedup.mode, now);
+                holds += usize::from(holder.until.is_some());
                 held.insert(dedup.key.as_str().to_owned(), holder);
                 self.take_key(number, dedup.key.as_str(), holder);
             }
@@ -124,7 +132,18 @@ impl Unit<'_> {
             self.inserts.push(row);
             answers.push(EnqueueAnswer::Inserted);
         }
+        if holds > 0 && counted / PURGE_JOBS != self.queues[at].counter / PURGE_JOBS {
+            // More than came since the last look, so that they don't pile up, however seldom anybody sweeps.
+            self.purge_keys(at, 1024 + 2 * holds);
+        }
         Ok(answers)
+    }
+
+    /// Removes up to so many holds that ran out, if they are many.
+    pub(crate) fn purge_keys(&mut self, at: usize, max_items: usize) {
+        let (number, now) = (self.queues[at].number, self.queues[at].now.as_micros());
+        let limit = i64::try_from(max_items).unwrap_or(i64::MAX);
+        self.script.add(PURGE, [number.into(), number.into(), now.into(), limit.into()]);
     }
 
     /// Notes who holds a key.

@@ -13,6 +13,8 @@ pub(crate) use enqueue::{check as check_jobs, read_id};
 pub(crate) use exchange::check as check_exchange;
 pub(crate) use renew::check as check_renew;
 pub(crate) use sweep::Pending;
+#[cfg(test)]
+pub(crate) use {enqueue::PURGE, sweep::LAPSED};
 
 /// The statements of the steady state, and what each finds its rows by.
 #[cfg(test)]

@@ -13,23 +13,39 @@ use crate::jobs::claim::{DUE, NEXT_RANK};
 use crate::queue::Queue;
 use crate::unit::{Ask, Unit, first_int};
 
+/// Whether there are holds that [`PURGE`](super::enqueue::PURGE) removes, by `ferroq_dedup_by_until`.
+pub(crate) const LAPSED: &str = "SELECT 1 FROM ferroq_dedup WHERE queue=? AND until<=? LIMIT 1 OFFSET 1024";
+/// How many such holds a sweep removes at most.
+const PURGE_KEYS_MAX: usize = 1000;
+
 /// The states whose rank is a time, in the order in which a sweep sees to them.
 const TIMED: [JobState; 5] =
     [JobState::Active, JobState::Delayed, JobState::Completed, JobState::Failed, JobState::Cancelled];
 
 /// The earliest times at which something comes due.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pending([Option<i64>; 5]);
+pub(crate) struct Pending {
+    ranks: [Option<i64>; 5],
+    /// Whether there are holds to remove, which no answer speaks of.
+    lapsed: bool,
+}
 
 impl Pending {
     /// Asks for them.
-    pub(crate) fn asks(queue: &Queue) -> [Ask; 5] {
-        TIMED.map(|state| (NEXT_RANK, vec![queue.place(state).into()]))
+    pub(crate) fn asks(queue: &Queue) -> [Ask; 6] {
+        let next = |i: usize| (NEXT_RANK, vec![queue.place(TIMED[i]).into()]);
+        let lapsed = (LAPSED, vec![queue.number.into(), queue.now.as_micros().into()]);
+        [next(0), next(1), next(2), next(3), next(4), lapsed]
     }
 
     /// Reads the answers.
-    pub(crate) fn read(answers: &[Vec<SqliteRow>; 5]) -> Pending {
-        Pending([0, 1, 2, 3, 4].map(|i| first_int(&answers[i])))
+    pub(crate) fn read(answers: &[Vec<SqliteRow>; 6]) -> Pending {
+        Pending { ranks: [0, 1, 2, 3, 4].map(|i| first_int(&answers[i])), lapsed: !answers[5].is_empty() }
+    }
+
+    /// Whether a sweep has nothing to do at all.
+    pub(crate) fn is_nothing(&self, now: Timestamp) -> bool {
+        !self.more(now) && !self.lapsed
     }
 
     /// Whether anything is due.
@@ -38,7 +54,7 @@ impl Pending {
     }
 
     fn earliest(&self) -> Option<Timestamp> {
-        self.0.iter().flatten().min().copied().map(Timestamp::from_micros)
+        self.ranks.iter().flatten().min().copied().map(Timestamp::from_micros)
     }
 
     /// The answer of a sweep that leaves this.
@@ -74,6 +90,7 @@ impl Unit<'_> {
                 left = left.saturating_sub(1);
             }
         }
+        self.purge_keys(at, PURGE_KEYS_MAX);
         self.queues[at].attend();
         let asks = Pending::asks(&self.queues[at]);
         let pending = Pending::read(&self.ask(asks).await?);
