@@ -69,6 +69,8 @@ pub(crate) struct Queue {
     control: i64,
     /// What the row's last writer left to recognise its own commit.
     pub(crate) stamp: i64,
+    /// The stamp that this transaction found; `None` if it made the row.
+    pub(crate) found_stamp: Option<i64>,
     pub(crate) now: Timestamp,
     pub(crate) events: EventBatch,
     /// Records of ended jobs that were added and kept.
@@ -107,6 +109,7 @@ impl Queue {
             work: 0,
             control: 0,
             stamp: 0,
+            found_stamp: None,
             now,
             events: EventBatch::default(),
             added: [0; 7],
@@ -135,6 +138,7 @@ impl Queue {
             oldest: Vec::new(),
             completed_rank: i64::MAX,
             recalled: true,
+            found_stamp: Some(self.stamp),
             ..self
         }
     }
@@ -164,6 +168,7 @@ impl Queue {
         queue.work = next()?;
         queue.control = next()?;
         queue.stamp = next()?;
+        queue.found_stamp = Some(queue.stamp);
         queue.now = queue.last;
         Ok(queue)
     }

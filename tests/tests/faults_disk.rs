@@ -83,6 +83,26 @@ async fn a_full_disk_refuses_jobs_without_a_trace_and_takes_them_once_there_is_r
     client.close().await;
 }
 
+/// The row of a new queue goes with the COMMIT that fails, and that it is not there was once taken to say nothing of
+/// that COMMIT: the client then repeated the call for minutes instead of answering.
+#[tokio::test]
+async fn a_full_disk_refuses_the_first_job_of_a_queue_as_well() {
+    let disk = Disk::in_memory(4096);
+    let storage: Arc<dyn Storage> = Arc::new(store::sqlite(&disk.db()).await);
+    let client = Client::new(storage.clone());
+    disk.fill();
+    for _ in 0..2 {
+        let answer = within("the answer", async { client.enqueue(Load::of(100_000)).await }).await;
+        let error = storage_error(answer.expect_err("no room"));
+        assert_eq!((error.code(), error.effect()), (ErrorCode::Full, Effect::None), "{error}");
+    }
+    assert!(storage.queues().await.expect("queues").is_empty(), "no trace");
+    disk.free();
+    client.enqueue(Load::of(100_000)).await.expect("there is room again");
+    audit(storage.as_ref(), &queue()).await;
+    client.close().await;
+}
+
 #[tokio::test]
 async fn a_worker_sits_out_a_full_disk_and_runs_nothing_twice() {
     let disk = Disk::in_memory(4096);
