@@ -57,7 +57,8 @@ pub trait EnqueueIn<J> {
     /// The job is there once the app commits, and leaves no trace if it rolls back.
     ///
     /// # Errors
-    /// [`ClientError`]; the transaction is as it was, and may go on.
+    /// [`ClientError`]; the transaction is as it was before, and may go on, unless SQLite ended it (as it may where the disk
+    /// is full or fails): then committing it fails. If this future is dropped before it answers, roll the transaction back.
     fn enqueue_in(self, tx: &mut SqliteConnection) -> impl Future<Output = Result<JobHandle<J>, ClientError>> + Send;
 }
 
@@ -74,7 +75,7 @@ pub trait EnqueueSpecsIn {
     /// Enqueues jobs of any queues in `tx`; see [`EnqueueIn::enqueue_in`].
     ///
     /// # Errors
-    /// [`ClientError`]; the transaction is as it was, and may go on.
+    /// [`ClientError`]; the transaction is then as for [`EnqueueIn::enqueue_in`].
     fn enqueue_specs_in(
         &self,
         tx: &mut SqliteConnection,

@@ -47,7 +47,7 @@ pub(crate) enum Begin {
     Read,
     /// Not at all: there is to be one statement, which is a transaction of its own.
     Once,
-    /// Somebody else's: the app's own transaction.
+    /// With a savepoint, `ferroq_unit`, inside of somebody else's: the app's own transaction.
     Foreign,
 }
 
@@ -131,6 +131,7 @@ impl<'c> Unit<'c> {
         match self.begin {
             Begin::Own if !self.begun => script.add("BEGIN IMMEDIATE", []),
             Begin::Read if !self.begun => script.add("BEGIN", []),
+            Begin::Foreign if !self.begun => script.add("SAVEPOINT ferroq_unit", []),
             _ => {}
         }
         script.append(std::mem::take(&mut self.script));

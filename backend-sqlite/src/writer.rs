@@ -108,7 +108,7 @@ impl Writer {
     /// Starts a writer as a task of the runtime that calls this.
     pub(crate) fn start(conn: SqliteConnection, common: Arc<Common>) -> Writer {
         let (calls, inbox) = mpsc::unbounded_channel();
-        let stamp = i64::from_be_bytes(uuid_part()) & (i64::MAX >> 1);
+        let stamp = new_stamp();
         let book = Arc::<Mutex<AnswerBook>>::default();
         let task = Task { conn, common, book: book.clone(), stamp, memory: Memory::default() };
         drop(tokio::spawn(task.run(inbox)));
@@ -138,10 +138,11 @@ fn open(book: &Mutex<AnswerBook>) -> MutexGuard<'_, AnswerBook> {
     book.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn uuid_part() -> [u8; 8] {
+/// A stamp that nobody else's is like, with room to count on from it.
+pub(crate) fn new_stamp() -> i64 {
     let mut part = [0; 8];
     part.copy_from_slice(&JobId::new().as_bytes()[8..]);
-    part
+    i64::from_be_bytes(part) & (i64::MAX >> 1)
 }
 
 struct Task {

@@ -278,3 +278,31 @@ async fn holds_that_ran_out_do_not_pile_up_where_nobody_sweeps() {
     let left = storage.dump(&queue(), None, 1).await.expect("a page").dedup;
     assert!((80..=1024 + 80 + 256).contains(&left.len()), "{} of 4000", left.len());
 }
+
+/// A call that failed half way once left jobs without their counts in the app's transaction, for the app to commit.
+#[tokio::test]
+async fn after_an_error_the_apps_transaction_is_as_it_was_and_goes_on() {
+    let (directory, storage) = store().await;
+    storage.enqueue(request(vec![job()])).await.expect("enqueued");
+    let lease = claim(&storage, 1).await.claims[0].lease;
+    let mut conn = app(directory.path()).await;
+    sql(&mut conn, "CREATE TABLE orders (number INTEGER)").await;
+    // Enqueues and settlements fail at the queue's row, which is written after the jobs.
+    sql(&mut conn, "CREATE TRIGGER fail BEFORE UPDATE ON ferroq_queues BEGIN SELECT abs(-9223372036854775808); END")
+        .await;
+    sql(&mut conn, "BEGIN IMMEDIATE").await;
+    sql(&mut conn, "INSERT INTO orders VALUES (1)").await;
+    storage.enqueue_in(&mut conn, &[job(), job()]).await.expect_err("it fails");
+    let settlement = || Settlement { lease, outcome: Outcome::Completed { result: None }, follow_ups: vec![job()] };
+    storage.settle_in(&mut conn, &queue(), vec![settlement()]).await.expect_err("it fails");
+    sql(&mut conn, "DROP TRIGGER fail").await;
+    storage.enqueue_in(&mut conn, &[job()]).await.expect("the transaction goes on");
+    sql(&mut conn, "INSERT INTO orders VALUES (2)").await;
+    sql(&mut conn, "COMMIT").await;
+    let orders: i64 = sqlx::query("SELECT count(*) FROM orders").fetch_one(&mut conn).await.expect("the orders").get(0);
+    assert_eq!(orders, 2);
+    let counts = storage.counts(&queue()).await.expect("counts");
+    assert_eq!((counts.waiting, counts.active, counts.completed), (1, 1, 0));
+    let page = storage.dump(&queue(), None, 10).await.expect("a page");
+    assert_eq!(page.jobs.len(), 2, "as many jobs as are counted: {page:#?}");
+}
