@@ -282,7 +282,7 @@ impl Task {
         };
         let worked: Result<(), StorageError> = work.await;
         if let Err(error) = worked {
-            let one_by_one = unit.request_at_fault || matches!(error.code(), ErrorCode::Invalid | ErrorCode::Corrupt);
+            let one_by_one = unit.request_at_fault || is_about_a_call(&error);
             let outdated = unit.guard_failed;
             self.roll_back().await;
             return Err(Failure { error, one_by_one, outdated });
@@ -316,9 +316,10 @@ impl Task {
                     self.roll_back().await;
                     return Err(Failure { error, one_by_one: false, outdated: true });
                 }
-                let one_by_one = crate::error::is_about_the_request(&error);
+                let request_at_fault = crate::error::is_about_the_request(&error);
                 let trace = Trace::of(&unit.queues, self.stamp, calls);
                 let error = crate::error::storage_error(error);
+                let one_by_one = request_at_fault || is_about_a_call(&error);
                 let unit_queues = std::mem::take(&mut unit.queues);
                 drop(unit);
                 self.roll_back().await;
@@ -411,6 +412,12 @@ impl Task {
         }
         None
     }
+}
+
+/// Whether an error may be one call's own: it is not if the database as a whole can't be written to now.
+fn is_about_a_call(error: &StorageError) -> bool {
+    use ErrorCode::{Busy, Full, ReadOnly, Unavailable};
+    !matches!(error.code(), Busy | Full | ReadOnly | Unavailable)
 }
 
 /// Where it shows whether a COMMIT that failed has happened all the same.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferroq_core::clock::ManualClock;
-use ferroq_core::job::{DedupKey, FailReason, JobKind, JobSpec, JobState, Payload, QueueName, WorkerId};
+use ferroq_core::job::{DedupKey, FailReason, JobKind, JobSpec, JobState, Payload, Priority, QueueName, WorkerId};
 use ferroq_core::policy::dedup::{Dedup, DedupMode};
 use ferroq_core::storage::{
     ClaimAnswer, ClaimSpec, EnqueueAnswer, EnqueueRequest, ErrorCode, EventLog, Inspect, Jobs, Outcome, SettleAnswer,
@@ -305,4 +305,31 @@ async fn after_an_error_the_apps_transaction_is_as_it_was_and_goes_on() {
     assert_eq!((counts.waiting, counts.active, counts.completed), (1, 1, 0));
     let page = storage.dump(&queue(), None, 10).await.expect("a page");
     assert_eq!(page.jobs.len(), 2, "as many jobs as are counted: {page:#?}");
+}
+
+/// One call's own error once failed all calls that happened to share its transaction.
+#[tokio::test]
+async fn a_call_that_sqlite_refuses_fails_alone() {
+    let (directory, storage) = store().await;
+    let mut conn = app(directory.path()).await;
+    sql(
+        &mut conn,
+        "CREATE TRIGGER fail BEFORE INSERT ON ferroq_jobs WHEN NEW.priority=7 BEGIN \
+         SELECT abs(-9223372036854775808); END",
+    )
+    .await;
+    let storage = Arc::new(storage);
+    let mut calls = Vec::new();
+    for i in 0..5 {
+        let storage = storage.clone();
+        let mut job = JobSpec::clone(&job());
+        job.priority = Priority(if i == 2 { 7 } else { 0 });
+        // Nothing runs before the first await below, so all of them are there when the writer looks.
+        calls.push(tokio::spawn(async move { storage.enqueue(request(vec![Arc::new(job)])).await }));
+    }
+    for (i, call) in calls.into_iter().enumerate() {
+        let answer = call.await.expect("no panic");
+        assert_eq!(answer.is_ok(), i != 2, "{i}: {answer:?}");
+    }
+    assert_eq!(storage.counts(&queue()).await.expect("counts").waiting, 4);
 }
