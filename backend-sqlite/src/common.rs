@@ -72,8 +72,8 @@ impl Common {
         self.work.lock().unwrap_or_else(PoisonError::into_inner).remove(queue)
     }
 
-    /// Takes note of a queue's marks, and says which of them rose: (work, control). Marks seen for the first time
-    /// count as known.
+    /// Takes note of a queue's marks, and says which of them rose: (work, control). Of marks seen for
+    /// the first time, work counts as risen: it may have come after whoever listens has looked.
     pub(crate) fn see(&self, queue: &QueueName, marks: (i64, i64)) -> (bool, bool) {
         let mut seen = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         match seen.get_mut(queue) {
@@ -84,7 +84,7 @@ impl Common {
             }
             None => {
                 seen.insert(queue.clone(), marks);
-                (false, false)
+                (marks.0 > 0, false)
             }
         }
     }

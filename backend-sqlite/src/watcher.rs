@@ -160,9 +160,12 @@ async fn look(
     }
     let answers = script.run(conn, 0).await.map_err(crate::error::storage_error)?;
     for (queue, rows) in queues.iter().zip(&answers) {
-        let Some(row) = rows.first() else { continue };
-        let read = Queue::read(queue, row, &common.names)?;
-        match common.see(queue, read.marks()) {
+        // A queue that is not there yet has no marks, so that its first job is a rise.
+        let marks = match rows.first() {
+            Some(row) => Queue::read(queue, row, &common.names)?.marks(),
+            None => (0, 0),
+        };
+        match common.see(queue, marks) {
             (_, true) => common.hub.control(queue),
             (true, false) => common.work(queue),
             (false, false) => {}

@@ -333,3 +333,22 @@ async fn a_call_that_sqlite_refuses_fails_alone() {
     }
     assert_eq!(storage.counts(&queue()).await.expect("counts").waiting, 4);
 }
+
+/// The first job of a queue that was not there when the watcher looked was found by polling only.
+#[tokio::test]
+async fn the_first_job_of_a_new_queue_from_another_process_is_heard() {
+    let (directory, storage) = store().await;
+    let other = SqliteStorage::open(SqliteOptions::new(directory.path().join("app.db"))).await.expect("it opens");
+    let new = QueueName::new("new").expect("a name");
+    let (mut signals, mut signals_of_new) = (storage.signals(&queue()), storage.signals(&new));
+    other.enqueue(request(vec![job()])).await.expect("enqueued");
+    let heard = tokio::time::timeout(Duration::from_secs(20), signals.changed()).await.expect("a hint");
+    assert!(heard.0, "whether or not the watcher looked before");
+    // By now the watcher has seen that the other queue is not there.
+    let mut first = JobSpec::clone(&job());
+    first.queue = new.clone();
+    let request = EnqueueRequest { call: None, queue: new, jobs: vec![Arc::new(first)] };
+    other.enqueue(request).await.expect("enqueued");
+    let heard = tokio::time::timeout(Duration::from_secs(20), signals_of_new.changed()).await.expect("a hint");
+    assert!(heard.0);
+}
