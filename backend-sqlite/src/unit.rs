@@ -3,6 +3,7 @@
 //! the app's. Nothing here commits or rolls back; whoever made the unit does.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ferroq_core::Timestamp;
@@ -28,6 +29,9 @@ const KIND_NUMBER: &str = "INSERT INTO ferroq_names (name) VALUES (?) ON CONFLIC
     RETURNING number";
 const KIND_NAME: &str = "SELECT name FROM ferroq_names WHERE number=?";
 const FREE_KEY: &str = "DELETE FROM ferroq_dedup WHERE queue=? AND key=? AND holder=?";
+/// Frees whatever a job holds, and what it holds for a time only if the last argument says so. Reads all of the queue's
+/// keys, which only a damaged row is worth.
+const FREE_ANY: &str = "DELETE FROM ferroq_dedup WHERE queue=? AND holder=? AND (until IS NULL OR ?)";
 const LEFT_OUT: &str = "SELECT notes,payload FROM ferroq_jobs WHERE key=?";
 const NOTES: &str = "SELECT notes FROM ferroq_jobs WHERE key=?";
 const PAYLOAD: &str = "SELECT payload FROM ferroq_jobs WHERE key=?";
@@ -333,7 +337,15 @@ impl<'c> Unit<'c> {
 
     /// Frees the row's dedup key, if its mode says so and the job still holds it.
     pub(crate) fn free_key(&mut self, row: &Row, exits: &[Exit]) {
-        let Some(dedup) = row.dedup() else { return };
+        let extra = row.extra();
+        if extra.is_err() {
+            // Which key it is can't be read, nor its mode. A job that is kept but can't run must not hold it for ever.
+            let timed = exits.iter().any(|exit| frees(DedupMode::For(Duration::ZERO), *exit));
+            let holder = row.id.as_bytes().to_vec();
+            self.script.add(FREE_ANY, [row.queue().into(), holder.into(), i64::from(timed).into()]);
+            return;
+        }
+        let Some(dedup) = extra.ok().flatten().and_then(|extra| extra.dedup) else { return };
         if exits.iter().any(|exit| frees(dedup.mode, *exit)) {
             let holder = row.id.as_bytes().to_vec();
             self.script.add(FREE_KEY, [row.queue().into(), dedup.key.as_str().into(), holder.into()]);

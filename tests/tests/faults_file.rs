@@ -10,6 +10,7 @@ use ferroq_core::client::{Client, ClientError};
 use ferroq_core::context::Context;
 use ferroq_core::handler::JobResult;
 use ferroq_core::job::{ErrorKind, FailReason, Job, JobId, JobState, QueueName};
+use ferroq_core::policy::dedup::DedupMode;
 use ferroq_core::storage::{Effect, ErrorCode, JobFilter, Storage};
 use ferroq_core::worker::Worker;
 use ferroq_sqlite::{SqliteOptions, SqliteStorage};
@@ -136,6 +137,28 @@ async fn a_damaged_row_is_quarantined_and_the_worker_goes_on_with_the_others() {
     // An operator can get rid of them.
     let removed = client.queue(QUEUE).expect("a name").clean(JobState::Failed, Duration::ZERO).await.expect("clean");
     assert_eq!(removed, DAMAGES.len());
+    client.close().await;
+}
+
+/// A job whose settings can't be read does not say which dedup key it holds, and once kept it for ever: each later job
+/// under that key was dropped as its duplicate.
+#[tokio::test]
+async fn a_quarantined_job_frees_its_dedup_key_whatever_is_damaged() {
+    let directory = store::directory();
+    let db = store::db_in(&directory);
+    let client = Client::new(Arc::new(store::sqlite(&db).await));
+    let app = store::app(&db).await;
+    for (key, what) in DAMAGES.iter().enumerate().filter(|(_, what)| !what.starts_with("id =")) {
+        let job = |n| client.enqueue(Plain { n }).dedup(format!("key {key}"), DedupMode::UntilFinished);
+        let bad = job(0).await.expect("enqueue");
+        assert!(job(1).await.expect("enqueue").is_duplicate());
+        damage(&app, bad.id(), what).await;
+        within("the worker goes on", Worker::new(&client).handle(plain).run_until_idle()).await.expect("run");
+        let again = job(2).await.expect("enqueue");
+        assert!(!again.is_duplicate(), "{what}");
+        within("the worker goes on", Worker::new(&client).handle(plain).run_until_idle()).await.expect("run");
+        assert_eq!(again.wait().await.expect("it completes"), 2);
+    }
     client.close().await;
 }
 
