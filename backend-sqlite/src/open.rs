@@ -1,7 +1,7 @@
 //! Opening: everything that speaks against using a file is found before anything is written to it. The file itself is
 //! only ever touched through SQLite, because closing another handle on it would drop SQLite's locks.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ferroq_core::storage::{ErrorCode, StorageError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -61,6 +61,15 @@ pub(crate) async fn prepare(options: &SqliteOptions) -> Result<(), StorageError>
             ErrorCode::Unsupported,
             format!(
                 "{} is on a network file system ({kind}), where SQLite's locks can't be trusted; put it on a local disk",
+                path.display()
+            ),
+        ));
+    }
+    if is_read_only_mount(path) {
+        return Err(StorageError::new(
+            ErrorCode::ReadOnly,
+            format!(
+                "{} is on a file system that is mounted read-only; mount it writable, or use another one",
                 path.display()
             ),
         ));
@@ -179,16 +188,33 @@ pub(crate) fn has_wal_reset_bug(version: &str) -> bool {
     }
 }
 
-/// The network file system that a path is on, where the host can tell.
-fn network_mount(path: &Path) -> Option<String> {
+/// What is mounted where, and where in that a path really is, if the host can tell.
+fn mounts_and(path: &Path) -> Option<(String, PathBuf)> {
     let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
     let absolute = std::path::absolute(path).ok()?;
     // The file may not exist yet; its directory most likely does, and may be a link.
     let real = absolute.canonicalize().or_else(|_| absolute.parent().unwrap_or(&absolute).canonicalize()).ok()?;
+    Some((mounts, real))
+}
+
+/// The network file system that a path is on, where the host can tell.
+fn network_mount(path: &Path) -> Option<String> {
+    let (mounts, real) = mounts_and(path)?;
     network_mount_in(&mounts, &real)
 }
 
+/// Whether a path is on a file system that is mounted read-only, where the host can tell. SQLite would say that it
+/// can't open the file, because it can't make the log beside it.
+fn is_read_only_mount(path: &Path) -> bool {
+    mounts_and(path).is_some_and(|(mounts, real)| is_read_only_in(&mounts, &real))
+}
+
 /// The same, by the text of `/proc/mounts`.
+pub(crate) fn is_read_only_in(mounts: &str, path: &Path) -> bool {
+    innermost(mounts, path).is_some_and(|mount| mount.options.split(',').any(|option| option == "ro"))
+}
+
+/// The network file system that a path is on, by the text of `/proc/mounts`.
 pub(crate) fn network_mount_in(mounts: &str, path: &Path) -> Option<String> {
     const NETWORK: [&str; 13] = [
         "nfs",
@@ -205,16 +231,28 @@ pub(crate) fn network_mount_in(mounts: &str, path: &Path) -> Option<String> {
         "fuse.glusterfs",
         "fuse.rclone",
     ];
-    let mut best: Option<(usize, &str)> = None;
+    innermost(mounts, path).map(|mount| mount.kind).filter(|kind| NETWORK.contains(kind)).map(str::to_owned)
+}
+
+/// A line of `/proc/mounts`.
+struct Mount<'a> {
+    kind: &'a str,
+    options: &'a str,
+}
+
+/// The mount that a path is on.
+fn innermost<'a>(mounts: &'a str, path: &Path) -> Option<Mount<'a>> {
+    let mut best: Option<(usize, Mount<'_>)> = None;
     for line in mounts.lines() {
         let mut parts = line.split(' ');
         let (Some(_), Some(point), Some(kind)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let options = parts.next().unwrap_or_default();
         let point = point.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\");
-        if path.starts_with(&point) && best.is_none_or(|(length, _)| point.len() >= length) {
-            best = Some((point.len(), kind));
+        if path.starts_with(&point) && best.as_ref().is_none_or(|(length, _)| point.len() >= *length) {
+            best = Some((point.len(), Mount { kind, options }));
         }
     }
-    best.filter(|(_, kind)| NETWORK.contains(kind)).map(|(_, kind)| kind.to_owned())
+    best.map(|(_, mount)| mount)
 }
 
 #[cfg(test)]
@@ -237,5 +275,15 @@ mod tests {
         assert_eq!(on("/mnt/share d/in/app.db"), None);
         assert_eq!(on("/mnt/share dx/app.db"), None);
         assert_eq!(on("/var/app.db"), None);
+    }
+
+    #[test]
+    fn a_read_only_mount_is_told_from_one_that_is_only_like_it() {
+        let mounts = "/dev/sda1 / ext4 rw,errors=remount-ro 0 0\n/dev/sdb /mnt ext4 ro,noatime 0 0\n\
+                      /dev/sdc /mnt/in ext4 rw 0 0\n";
+        let on = |path: &str| is_read_only_in(mounts, Path::new(path));
+        assert!(!on("/var/app.db"));
+        assert!(on("/mnt/app.db"));
+        assert!(!on("/mnt/in/app.db"));
     }
 }
