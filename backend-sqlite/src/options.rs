@@ -43,7 +43,8 @@ impl SqliteOptions {
     }
 
     /// Reads `sqlite://path?durability=normal|full&busy_timeout=5s&create=true|false`. The path is relative, or absolute
-    /// with a third slash (`sqlite:///var/lib/app.db`); `%20` and the like stand for the bytes that they name.
+    /// with a third slash (`sqlite:///var/lib/app.db`); `%20` and the like stand for the bytes that they name. Opening
+    /// puts the file into WAL mode; see [`SqliteStorage::open`](crate::SqliteStorage::open).
     ///
     /// # Errors
     /// `Invalid` for another scheme, an empty path, an in-memory database, or a parameter that is not one of these.

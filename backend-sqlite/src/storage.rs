@@ -44,8 +44,10 @@ macro_rules! answer {
 }
 
 impl SqliteStorage {
-    /// Opens a database, and makes ferroq's tables in it if they are not there. Nothing else in it is touched. The
-    /// handle's work is done by tasks of the runtime that calls this.
+    /// Opens a database, and makes ferroq's tables in it if they are not there. No other table is touched, but the file
+    /// is put into WAL mode (`PRAGMA journal_mode = WAL`) if it is not in it, and stays so for all who use it: readers
+    /// and a writer then don't wait for each other, commits stand in `-wal` and `-shm` files beside it, and a copy of the
+    /// file alone may lack the latest ones. The handle's work is done by tasks of the runtime that calls this.
     ///
     /// # Errors
     /// `SchemaTooNew` if a newer version of the library made the tables (they are not touched), `Unsupported` for a
