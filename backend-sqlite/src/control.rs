@@ -49,7 +49,7 @@ impl Unit<'_> {
             }
             Selection::Filter { filter, after, max_items } => {
                 let number = self.queues[at].number;
-                let (rows, next) = self.walk(number, filter, *after, *max_items).await?;
+                let (rows, next) = self.walk(number, filter, *after, *max_items, false).await?;
                 report.next = next;
                 let (now, name) = (self.queues[at].now, self.queues[at].name.clone());
                 for row in rows {
@@ -220,7 +220,7 @@ impl Unit<'_> {
             return Ok(ObliterateAnswer::Active(active));
         }
         let number = self.queues[at].number;
-        let (rows, next) = self.walk(number, &Default::default(), None, max_items).await?;
+        let (rows, next) = self.walk(number, &Default::default(), None, max_items, false).await?;
         let went = rows.len();
         for row in rows {
             self.queues[at].leave(&row);

@@ -6,7 +6,7 @@ use ferroq_core::storage::{JobFilter, ListCursor, ListRequest, Page, QueueCounts
 use sqlx::Row as _;
 
 use crate::error::{invalid, unexpected};
-use crate::row::{Row, key, key_range, place, select_rows, shelf_range, slot_of, state_range};
+use crate::row::{Row, key, key_range, place, select_heads, select_rows, shelf_range, slot_of, state_range};
 use crate::unit::Unit;
 
 /// A job by its id, in a queue or any, by `ferroq_jobs_by_id`.
@@ -16,6 +16,11 @@ const BY_ID: &str =
 pub(crate) const WALK: &str = select_rows!(
     "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE (place,rank,key)>(?,?,?) AND place<? \
      ORDER BY place,rank,key LIMIT ?+0)"
+);
+/// The same without payloads. Not from rows of a subquery, for which SQLite would read them all the same.
+pub(crate) const WALK_HEADS: &str = select_heads!(
+    "(SELECT key AS found FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE (place,rank,key)>(?,?,?) AND place<? \
+     ORDER BY place,rank,key LIMIT ?+0) CROSS JOIN ferroq_jobs ON key=found"
 );
 /// How many stand on each shelf, by `ferroq_jobs_by_place`.
 const SHELVES: &str = "SELECT place,count(*) FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place \
@@ -58,19 +63,21 @@ impl Unit<'_> {
         }
         let Some(at) = self.queue(&request.queue).await? else { return Ok(Page { jobs: Vec::new(), next: None }) };
         let (number, now) = (self.queues[at].number, self.queues[at].now);
-        let (rows, next) = self.walk(number, &request.filter, request.after, request.max_items).await?;
+        let (rows, next) = self.walk(number, &request.filter, request.after, request.max_items, true).await?;
         let mut jobs = self.records(&request.queue, &rows).await?;
         jobs.retain(|record| request.filter.matches(record, now));
         Ok(Page { jobs, next })
     }
 
-    /// The rows of a step of the walk over the states that the filter allows, and where the next step goes on.
+    /// The rows of a step of the walk over the states that the filter allows, with or without their payloads, and where the
+    /// next step goes on.
     pub(crate) async fn walk(
         &mut self,
         number: i64,
         filter: &JobFilter,
         after: Option<ListCursor>,
         max_items: usize,
+        with_payload: bool,
     ) -> Result<(Vec<Row>, Option<ListCursor>), StorageError> {
         let mut found: Vec<Row> = Vec::new();
         for state in JobState::ALL {
@@ -90,8 +97,8 @@ impl Unit<'_> {
             };
             let limit = i64::try_from(left).unwrap_or(i64::MAX);
             let values = vec![from.into(), rank.into(), from_key.into(), end.into(), limit.into()];
-            let [rows] = self.ask([(WALK, values)]).await?;
-            found.extend(self.rows(&rows, true).await?);
+            let [rows] = self.ask([(if with_payload { WALK } else { WALK_HEADS }, values)]).await?;
+            found.extend(self.rows(&rows, with_payload).await?);
         }
         let next = found.last().filter(|_| found.len() >= max_items).map(|row| {
             let (slot, line) = if row.state() == JobState::Waiting { slot_of(row.place) } else { (Slot::Lane, 0) };

@@ -24,6 +24,7 @@ async fn every_hot_statement_searches_and_sorts_nothing() {
         (crate::memory::ABSENT, "ferroq_jobs_by_id"),
         (crate::memory::OLDEST, "ferroq_jobs_by_place"),
         (crate::queue::PROBE, "ferroq_jobs_by_place"),
+        (crate::inspect::WALK_HEADS, "ferroq_jobs_by_place"),
         (crate::jobs::PURGE, "ferroq_dedup_by_until"),
         (crate::jobs::LAPSED, "ferroq_dedup_by_until"),
     ]) {

@@ -65,7 +65,7 @@ impl Unit<'_> {
                 page.dedup.extend(DedupKey::new(key).ok().map(|key| DedupEntry { key, holder }));
             }
         }
-        let (rows, next) = self.walk(number, &JobFilter::default(), after, max_items).await?;
+        let (rows, next) = self.walk(number, &JobFilter::default(), after, max_items, true).await?;
         page.jobs = self.records(queue, &rows).await?;
         page.next = next;
         Ok(page)

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferroq_core::clock::ManualClock;
-use ferroq_core::job::{DedupKey, FailReason, JobKind, JobSpec, JobState, Payload, Priority, QueueName, WorkerId};
+use ferroq_core::job::{
+    DedupKey, FailReason, JobKind, JobSpec, JobState, LaneKey, Payload, Priority, QueueName, WorkerId,
+};
 use ferroq_core::policy::dedup::{Dedup, DedupMode};
 use ferroq_core::storage::{
-    ClaimAnswer, ClaimSpec, EnqueueAnswer, EnqueueRequest, ErrorCode, EventLog, Inspect, Jobs, Outcome, SettleAnswer,
-    Settlement, Storage, StorageError, StorageExt, SweepRequest, Transfer,
+    Act, ActRequest, ClaimAnswer, ClaimSpec, Control, EnqueueAnswer, EnqueueRequest, ErrorCode, EventLog, Inspect,
+    JobFilter, Jobs, Outcome, Selection, SettleAnswer, Settlement, Storage, StorageError, StorageExt, SweepRequest,
+    Transfer,
 };
 use ferroq_sqlite::{SqliteOptions, SqliteStorage};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -351,4 +354,32 @@ async fn the_first_job_of_a_new_queue_from_another_process_is_heard() {
     other.enqueue(request).await.expect("enqueued");
     let heard = tokio::time::timeout(Duration::from_secs(20), signals_of_new.changed()).await.expect("a hint");
     assert!(heard.0);
+}
+
+/// An act by filter read every payload that it walked over, inside of the write transaction. Here they can't be read.
+#[tokio::test]
+async fn an_act_by_filter_reads_no_payloads() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app.db");
+    let storage = SqliteStorage::open(SqliteOptions::new(&path)).await.expect("it opens");
+    let mut large = JobSpec::clone(&job());
+    large.payload = Payload::json(vec![b'x'; 100_000]);
+    storage.enqueue(request(vec![Arc::new(large.clone())])).await.expect("enqueued");
+    storage.close().await;
+    // A payload of this length stands in a chain of pages; the chain is cut by a link to a page that is not there.
+    let mut bytes = std::fs::read(&path).expect("the file");
+    let mut cut = 0;
+    for page in bytes.chunks_mut(4096).filter(|page| page[4..].iter().all(|byte| *byte == b'x')) {
+        page[..4].copy_from_slice(&[0x7f; 4]);
+        cut += 1;
+    }
+    assert!(cut > 10);
+    std::fs::write(&path, bytes).expect("written");
+
+    let storage = SqliteStorage::open(SqliteOptions::new(&path)).await.expect("it opens");
+    storage.job(None, large.id).await.expect_err("the payload can't be read");
+    let filter = JobFilter { lane: Some(LaneKey::new("other").expect("a name")), ..JobFilter::default() };
+    let on = Selection::Filter { filter, after: None, max_items: 10 };
+    let report = storage.act(ActRequest { call: None, queue: queue(), on, act: Act::Cancel }).await.expect("a report");
+    assert!(report.answers.is_empty());
 }
