@@ -25,6 +25,7 @@ mod row;
 mod schema;
 mod script;
 mod storage;
+mod trace;
 mod transfer;
 mod unit;
 mod watcher;

@@ -22,7 +22,8 @@ use crate::queue::Queue;
 use crate::record::WAITED_ON_FLAG;
 use crate::row::key_range;
 use crate::script::Script;
-use crate::unit::{Begin, Unit, first_int};
+use crate::trace::Trace;
+use crate::unit::{Begin, Unit};
 
 /// How many calls share a transaction at most.
 const CALLS_MAX: usize = 256;
@@ -33,9 +34,6 @@ const WATCH: &str =
     "UPDATE ferroq_jobs INDEXED BY ferroq_jobs_by_id SET flags=flags|? WHERE id=? AND key BETWEEN ? AND ?";
 /// Tells writers that remember the queue's jobs that one of them was changed.
 const NEW_STAMP: &str = "UPDATE ferroq_queues SET stamp=random() WHERE number=?";
-/// A queue's stamp, and whether its number was ever given.
-const STAMP: &str = "SELECT stamp FROM ferroq_queues WHERE number=?";
-const NUMBER_GIVEN: &str = "SELECT 1 FROM sqlite_sequence WHERE name='ferroq_queues' AND seq>=?";
 
 /// A call that writes.
 #[derive(Debug)]
@@ -396,17 +394,9 @@ impl Task {
 
     /// Whether the transaction with the present stamp is durable; `None` if that can't be told.
     async fn was_committed(&mut self, trace: Trace) -> Option<bool> {
-        let Trace::Row { number, before, after } = trace else {
-            return matches!(trace, Trace::NotNeeded).then_some(false);
-        };
         for _ in 0..3 {
-            let mut script = Script::default();
-            script.add(STAMP, [number.into()]);
-            script.add(NUMBER_GIVEN, [number.into()]);
-            if let Ok(answers) = script.run(&mut self.conn, 0).await {
-                let found = answers.first().and_then(|rows| first_int(rows));
-                let given = answers.get(1).is_some_and(|rows| !rows.is_empty());
-                return happened(before, after, found, given);
+            if let Ok(happened) = trace.look(&mut self.conn).await {
+                return happened;
             }
             self.roll_back().await;
         }
@@ -418,47 +408,6 @@ impl Task {
 fn is_about_a_call(error: &StorageError) -> bool {
     use ErrorCode::{Busy, Full, ReadOnly, Unavailable};
     !matches!(error.code(), Busy | Full | ReadOnly | Unavailable)
-}
-
-/// Where it shows whether a COMMIT that failed has happened all the same.
-#[derive(Debug)]
-enum Trace {
-    /// In a queue's row: by the stamps before the transaction (`None` if that made the row) and after it (`None` if it
-    /// removed the row).
-    Row {
-        number: i64,
-        before: Option<i64>,
-        after: Option<i64>,
-    },
-    /// The calls may be taken not to have happened, because to repeat them does no harm.
-    NotNeeded,
-    Nowhere,
-}
-
-impl Trace {
-    fn of(queues: &[Queue], stamp: i64, calls: &[Call]) -> Trace {
-        let row = |queue: &Queue| Trace::Row {
-            number: queue.number,
-            before: queue.found_stamp,
-            after: (!queue.removed).then_some(stamp),
-        };
-        let left = queues.iter().find(|queue| queue.stamp == stamp || queue.removed).map(row);
-        let only_watches = calls.iter().all(|call| matches!(call, Call::Watch(..)));
-        left.unwrap_or(if only_watches { Trace::NotNeeded } else { Trace::Nowhere })
-    }
-}
-
-/// Whether a COMMIT has happened, by the stamps in a queue's row before it, after it, and now, and by whether the
-/// row's number was ever given; `None` if that does not tell. A stamp that is neither of the two is a later writer's.
-fn happened(before: Option<i64>, after: Option<i64>, found: Option<i64>, given: bool) -> Option<bool> {
-    match found {
-        Some(_) if found == after => Some(true),
-        Some(_) if found == before => Some(false),
-        // Numbers are given once, so a row that was never there was not committed.
-        None if before.is_none() && !given => Some(false),
-        None if after.is_none() => Some(true),
-        _ => None,
-    }
 }
 
 /// How many enqueues of the same queue stand at the head, none of them answered before.
@@ -550,25 +499,4 @@ async fn repeat(unit: &mut Unit<'_>, call: &Call, kept: CallAnswer) -> Result<An
         }
         _ => return Err(invalid("a call id was used again for another sort of call")),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A stamp that was not ours was once taken to say that our commit had not happened, although it may have been
-    /// followed by another process's; and a row that a failed COMMIT would have made was taken to say nothing.
-    #[test]
-    fn only_what_the_stamps_show_is_said_of_a_failed_commit() {
-        let (before, after, later) = (Some(7), Some(8), Some(9));
-        assert_eq!(happened(before, after, after, true), Some(true));
-        assert_eq!(happened(before, after, before, true), Some(false));
-        assert_eq!(happened(before, after, later, true), None, "another writer may have come before us or after us");
-        assert_eq!(happened(before, after, None, true), None, "the queue was obliterated by another");
-        assert_eq!(happened(None, after, None, false), Some(false), "the row that we made is not there");
-        assert_eq!(happened(None, after, None, true), None, "it may have been made, and then obliterated");
-        assert_eq!(happened(None, after, later, true), None, "another's queue may have got the number");
-        assert_eq!(happened(before, None, None, true), Some(true), "the row that we removed is gone");
-        assert_eq!(happened(before, None, before, true), Some(false));
-    }
 }
