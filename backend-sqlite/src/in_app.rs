@@ -99,7 +99,15 @@ pub trait CompleteIn {
     /// handler's own writes and the completion are there, exactly once, whatever crashes when. The handler then commits
     /// and returns the same output; the worker finds the job settled.
     ///
-    /// ```ignore
+    /// ```
+    /// # use ferroq_core::context::Context;
+    /// # use ferroq_core::handler::JobResult;
+    /// # use ferroq_sqlite::CompleteIn;
+    /// # struct Charge { order: i64 }
+    /// struct App {
+    ///     db: sqlx::SqlitePool,
+    /// }
+    ///
     /// async fn charge(job: Charge, cx: Context<App>) -> JobResult {
     ///     let mut tx = cx.state().db.begin_with("BEGIN IMMEDIATE").await?;
     ///     sqlx::query("INSERT INTO charges VALUES (?)").bind(job.order).execute(&mut *tx).await?;
