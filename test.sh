@@ -9,16 +9,25 @@ if ! command -v cargo >/dev/null; then
     exit 1
 fi
 
-# The bundled SQLite is compiled from C.
-if ! command -v cc >/dev/null; then
+# What is missing: a C compiler, since the bundled SQLite is compiled from C; and the tools with which the disk and
+# power-cut tests make file systems of their own to fill up, turn read-only and cut off.
+missing=()
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v mkfs.ext4 >/dev/null || [ -x /sbin/mkfs.ext4 ] || missing+=(e2fsprogs)
+command -v mount >/dev/null || missing+=(mount)
+if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         apt-get update
-        apt-get install --yes --no-install-recommends gcc libc6-dev
+        apt-get install --yes --no-install-recommends "${missing[@]}"
     else
-        echo "test.sh: a C compiler named cc is missing (SQLite is built from source); install one, on Debian or Ubuntu with" >&2
-        echo "    sudo apt-get install gcc libc6-dev" >&2
+        echo "test.sh: something is missing; install it, on Debian or Ubuntu with" >&2
+        echo "    sudo apt-get install ${missing[*]}" >&2
         exit 1
     fi
+fi
+if [ "$(id -u)" != 0 ]; then
+    echo "test.sh: crash_power and faults_disk mount file systems, which takes root: run this as root, or in a container" >&2
+    echo "    with docker run --privileged. Without it these two fail, and say so." >&2
 fi
 
 exec cargo test --locked --workspace --all-features "$@"
