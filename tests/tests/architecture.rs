@@ -1,4 +1,4 @@
-//! The state diagram in ARCHITECTURE.md is generated from the transition table, so it can't say anything else than the
+//! Pages and code say the same: the state diagram in ARCHITECTURE.md is generated from the transition table, so it can't say anything else than the
 //! code does. `FERROQ_BLESS=1 cargo test -p ferroq-tests --test architecture` writes it anew.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps says what it expects")]
@@ -57,4 +57,30 @@ fn the_state_diagram_shows_exactly_the_legal_moves() {
         return;
     }
     assert_eq!(&page[start..end], diagram(), "run it with FERROQ_BLESS=1 to write the diagram anew");
+}
+
+#[test]
+fn every_method_of_the_contract_is_documented_under_the_same_headings() {
+    const HEADINGS: [&str; 4] = ["# Guarantees", "# Repeating", "# Errors", "# Backends"];
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../core/src/storage");
+    let mut methods = 0;
+    for file in ["mod", "jobs", "inspect", "control", "events", "transfer"] {
+        let text = std::fs::read_to_string(folder.join(file).with_extension("rs")).expect("the contract is there");
+        let contract = text.split("pub trait ").filter(|part| !part.starts_with("StorageExt")).skip(1);
+        for body in contract.map(|part| part.split("\n}\n").next().unwrap_or(part)) {
+            let mut docs = String::new();
+            for line in body.lines() {
+                if let Some(doc) = line.strip_prefix("    /// ") {
+                    docs.push_str(doc);
+                    docs.push('\n');
+                } else if line.starts_with("    fn ") || line.starts_with("    async fn ") {
+                    let places: Vec<_> = HEADINGS.iter().map(|heading| docs.find(heading)).collect();
+                    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{file}.rs: {line}\n{docs}");
+                    docs.clear();
+                    methods += 1;
+                }
+            }
+        }
+    }
+    assert!(methods >= 24, "only {methods} methods were found, so the test reads the files wrongly");
 }

@@ -60,7 +60,19 @@ use crate::job::QueueName;
 /// from an `Arc<dyn Storage>` by downcasting.
 #[async_trait]
 pub trait Storage: Jobs + Inspect + Control + EventLog + Transfer + Any {
-    /// What this storage can do and what it may lose. The same for the life of the handle.
+    /// What this storage can do and what it may lose.
+    ///
+    /// # Guarantees
+    /// The same for the life of the handle, and no more than is true.
+    ///
+    /// # Repeating
+    /// The same answer.
+    ///
+    /// # Errors
+    /// None.
+    ///
+    /// # Backends
+    /// Each says its own; no test asks which one it is.
     fn capabilities(&self) -> Capabilities;
 
     /// A second handle on the same store with I/O of its own, bound to the runtime that calls this.
