@@ -18,6 +18,9 @@ pub type JobResult<T = ()> = Result<T, JobError>;
 /// the job's backoff. The other endings are made by [`abort`](JobError::abort), [`retry_after`](JobError::retry_after) and
 /// [`snooze`](JobError::snooze).
 ///
+/// A plain `Box<dyn Error>`, which can't be sent to another thread, is the exception: say
+/// `.map_err(|error| error.to_string())?`, or return `Box<dyn Error + Send + Sync>`.
+///
 /// It does not implement [`std::error::Error`] itself, for then it could not convert from every type that does.
 pub struct JobError {
     pub(crate) ending: Ending,
