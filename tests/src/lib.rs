@@ -4,6 +4,7 @@
 
 pub mod child;
 pub mod disk;
+pub mod fixtures;
 pub mod jobs;
 pub mod script;
 pub mod store;

@@ -3,31 +3,11 @@
 //! shrunk operations in `proptest-regressions/`, which every later run begins with.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use ferroq_core::clock::ManualClock;
 use ferroq_core::event::EventKind;
-use ferroq_core::storage::Storage;
-use ferroq_memory::MemoryStorage;
-use ferroq_sqlite::{SqliteOptions, SqliteStorage};
-use ferroq_testkit::harness::{Fixture, StorageBuilder};
+use ferroq_testkit::harness::StorageBuilder;
 use ferroq_testkit::property::{Config, Report, run_side_by_side};
-
-async fn memory() -> Fixture {
-    let clock = ManualClock::default();
-    Fixture::new(Arc::new(MemoryStorage::builder().clock(Arc::new(clock.clone())).build()), clock, ())
-}
-
-async fn sqlite() -> Fixture {
-    let clock = ManualClock::default();
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let options = SqliteOptions::new(directory.path().join("q.db")).clock(Arc::new(clock.clone()));
-    let open = move || {
-        let options = options.clone();
-        async move { Arc::new(SqliteStorage::open(options).await.expect("the database opens")) as Arc<dyn Storage> }
-    };
-    Fixture::new(open().await, clock, directory).with_reopen(open)
-}
+use ferroq_tests::fixtures::{memory, sqlite};
 
 fn check(name: &str, builders: &[(&str, &dyn StorageBuilder)], cases: u32) -> Report {
     let regressions = Path::new(env!("CARGO_MANIFEST_DIR")).join("proptest-regressions");
