@@ -340,13 +340,13 @@ impl<'c> Unit<'c> {
         let extra = row.extra();
         if extra.is_err() {
             // Which key it is can't be read, nor its mode. A job that is kept but can't run must not hold it for ever.
-            let timed = exits.iter().any(|exit| frees(DedupMode::For(Duration::ZERO), *exit));
+            let timed = exits.iter().any(|exit| DedupMode::For(Duration::ZERO).frees(*exit));
             let holder = row.id.as_bytes().to_vec();
             self.script.add(FREE_ANY, [row.queue().into(), holder.into(), i64::from(timed).into()]);
             return;
         }
         let Some(dedup) = extra.ok().flatten().and_then(|extra| extra.dedup) else { return };
-        if exits.iter().any(|exit| frees(dedup.mode, *exit)) {
+        if exits.iter().any(|exit| dedup.mode.frees(*exit)) {
             let holder = row.id.as_bytes().to_vec();
             self.script.add(FREE_KEY, [row.queue().into(), dedup.key.as_str().into(), holder.into()]);
         }
@@ -474,10 +474,6 @@ impl<'c> Unit<'c> {
         let [answer] = self.ask([ask]).await?;
         Ok(self.rows(&answer, false).await?.into_iter().map(|row| (row.id, row)).collect())
     }
-}
-
-fn frees(mode: DedupMode, exit: Exit) -> bool {
-    mode.frees(exit)
 }
 
 /// Asks for the rows of ids in a queue, by `ferroq_jobs_by_id`.

@@ -42,12 +42,12 @@ impl<S> Turn<S> {
             .min()
             .map(|(_, place)| place)
             // Where what is done can't be settled now, other queues go on.
-            .or_else(|| self.turn_of(now).filter(|&place| self.has_room() && self.is_stuck(place, now)))
+            .or_else(|| self.turn_of(now).filter(|_| self.has_room() && self.is_stuck(now)))
     }
 
     /// Whether all that is done and not settled belongs to queues for which the storage fails.
-    fn is_stuck(&self, place: usize, now: Instant) -> bool {
-        self.lines[place].done.is_empty() && self.lines.iter().all(|line| line.done.is_empty() || line.is_down(now))
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.lines.iter().all(|line| line.done.is_empty() || line.is_down(now))
     }
 
     /// The line whose turn it is to be claimed from: the next that may have work.

@@ -259,7 +259,7 @@ impl<S: Send + Sync + 'static> Turn<S> {
                     let line = &mut self.lines[place];
                     line.ready = claimed.more;
                     line.solo_since = claimed.solo_waiting.then(|| line.solo_since.unwrap_or_else(Instant::now));
-                    let poll = (!storage_never_misses(&self.storage)).then_some(self.figures.poll);
+                    let poll = (!self.storage.capabilities().reliable_signals).then_some(self.figures.poll);
                     line.look_at = match (claimed.look_again, poll) {
                         (Some(due), Some(poll)) => Some(due.min(poll)),
                         (due, poll) => due.or(poll),
@@ -400,8 +400,4 @@ impl<S> Drop for Turn<S> {
         }
         self.phases.ended.cancel();
     }
-}
-
-fn storage_never_misses(storage: &Arc<dyn Storage>) -> bool {
-    storage.capabilities().reliable_signals
 }
