@@ -1,0 +1,1 @@
+//! ferroq's Redis backend.
