@@ -1,0 +1,126 @@
+//! Opens sockets to servers: TCP without delay and with keepalive, Unix, or TLS by rustls; and makes connections of them.
+//! All attempts are bounded by `connect_timeout`, greeting included, so that a server which accepts and then says
+//! nothing fails the attempt rather than the first command.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferroq_core::storage::StorageError;
+use redis::aio::{MultiplexedConnection, PubSub};
+use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
+use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::live::Live;
+use super::tls::Tls;
+use crate::error::CallError;
+use crate::options::{Address, RedisOptions};
+
+/// How many commands may wait to be written before callers wait too.
+const QUEUED_COMMANDS: usize = 1024;
+/// How many bytes to gather for one write at most.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// Everything needed to open a connection to any of the servers.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    login: RedisConnectionInfo,
+    tls: Option<Tls>,
+    connect_timeout: Duration,
+    call_timeout: Duration,
+}
+
+/// An open socket of any kind.
+pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+impl Dialer {
+    /// Reads the certificates.
+    pub(super) fn new(options: &RedisOptions) -> Result<Self, StorageError> {
+        let login = login(options.user.as_deref(), options.password.as_deref()).set_db(options.database.into());
+        Ok(Dialer {
+            login,
+            tls: options.tls.as_ref().map(Tls::new).transpose()?,
+            connect_timeout: options.connect_timeout,
+            call_timeout: options.call_timeout,
+        })
+    }
+
+    /// Connects, logs in, and hears from the server.
+    pub(super) async fn dial(&self, address: &Address) -> Result<Live, CallError> {
+        let place: Arc<str> = address.to_string().into();
+        self.bounded(&place, async {
+            let socket = self.socket(address).await.map_err(|error| CallError::connecting(&place, &error.into()))?;
+            let config = AsyncConnectionConfig::new()
+                .set_response_timeout(None)
+                .set_pipeline_buffer_size(QUEUED_COMMANDS)
+                .set_write_backpressure_boundary(WRITE_BYTES);
+            let (connection, driver) = MultiplexedConnection::new_with_config(&self.login, socket, config)
+                .await
+                .map_err(|error| CallError::connecting(&place, &error))?;
+            let live = Live::new(connection, driver, address.clone(), place.clone(), self.call_timeout);
+            live.greet().await?;
+            Ok(live)
+        })
+        .await
+    }
+
+    /// Connects and logs in for subscriptions.
+    pub(super) async fn dial_pubsub(&self, address: &Address) -> Result<PubSub, CallError> {
+        let place: Arc<str> = address.to_string().into();
+        self.bounded(&place, async {
+            let connecting = |error: &RedisError| CallError::connecting(&place, error);
+            let socket = self.socket(address).await.map_err(|error| connecting(&error.into()))?;
+            PubSub::new(&self.login, socket).await.map_err(|error| connecting(&error))
+        })
+        .await
+    }
+
+    pub(super) fn call_timeout(&self) -> Duration {
+        self.call_timeout
+    }
+
+    async fn bounded<T>(
+        &self,
+        place: &Arc<str>,
+        attempt: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        tokio::time::timeout(self.connect_timeout, attempt).await.unwrap_or_else(|_| {
+            let why = format!("no answer within {:?}", self.connect_timeout);
+            Err(CallError::not_connected(place, ferroq_core::storage::ErrorCode::Unavailable, why))
+        })
+    }
+
+    async fn socket(&self, address: &Address) -> io::Result<Box<dyn Socket>> {
+        let (host, port) = match address {
+            Address::Tcp { host, port } => (host.as_str(), *port),
+            #[cfg(unix)]
+            Address::Unix(path) => return Ok(Box::new(tokio::net::UnixStream::connect(path).await?)),
+            #[cfg(not(unix))]
+            Address::Unix(_) => return Err(io::Error::other("there are no Unix sockets on this system")),
+        };
+        let stream = TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        // For connections that wait for hours, so that a peer which vanished without a word is noticed.
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        match &self.tls {
+            None => Ok(Box::new(stream)),
+            Some(tls) => tls.wrap(host, stream).await,
+        }
+    }
+}
+
+fn login(user: Option<&str>, password: Option<&str>) -> RedisConnectionInfo {
+    // CLIENT SETINFO would be one more right that every user needs.
+    let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
+    if let Some(user) = user {
+        login = login.set_username(user);
+    }
+    if let Some(password) = password {
+        login = login.set_password(password);
+    }
+    login
+}
