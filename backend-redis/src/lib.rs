@@ -1,9 +1,23 @@
-//! ferroq's Redis backend.
-#![allow(dead_code)] // Until the storage uses the link.
+//! ferroq's Redis backend: durable jobs on a Redis or Valkey server, behind Sentinels, or in a Cluster, with the semantics
+//! of every other backend. Each call of the contract is one script on one queue's keys, so it is atomic, and one round
+//! trip. The layout is written out in `docs/redis-layout.md`.
 
+mod combine;
+mod enqueue;
 mod error;
+mod exchange;
+mod jobs;
+mod keys;
 mod link;
 mod options;
+mod outbox;
+mod probe;
+mod record;
+mod script;
+mod signals;
+mod spec;
+mod storage;
 mod url;
 
 pub use options::{RedisOptions, TlsOptions, WaitFor};
+pub use storage::RedisStorage;

@@ -52,7 +52,7 @@ impl<J> JobHandle<J> {
     pub fn from_answer(client: Client, spec: &JobSpec, answer: EnqueueAnswer) -> Self {
         let id = match answer {
             EnqueueAnswer::Duplicate(holder) => holder,
-            EnqueueAnswer::Inserted => spec.id,
+            EnqueueAnswer::Inserted | EnqueueAnswer::Deferred => spec.id,
         };
         JobHandle { client, queue: spec.queue.clone(), id, answer, kind: PhantomData }
     }

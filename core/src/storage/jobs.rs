@@ -43,6 +43,9 @@ pub enum EnqueueAnswer {
     Inserted,
     /// Nothing was inserted: this job has the same id (then it is the same job) or holds the dedup key.
     Duplicate(JobId),
+    /// A follow-up for a queue that can't be reached now, on a storage whose queues live apart: it is stored with the
+    /// settlement, and will be inserted exactly once, or found to be a duplicate, when its queue can be reached.
+    Deferred,
 }
 
 /// Why a run failed.

@@ -116,6 +116,12 @@ impl SignalHub {
         queues.keys().cloned().collect()
     }
 
+    /// Whether somebody receives hints about a queue.
+    pub fn is_listened(&self, queue: &QueueName) -> bool {
+        let queues = self.inner.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.get(queue).is_some_and(|sender| sender.receiver_count() > 0)
+    }
+
     /// Watches a job.
     pub fn watch(&self, id: JobId) -> JobWatch {
         let ended = Arc::new(Notify::new());

@@ -1,0 +1,172 @@
+//! Enqueue: the calls of this process that are in flight together go out in one script (see [`crate::combine`]), each with
+//! an answer of its own.
+
+use std::sync::Arc;
+
+use ferroq_core::clock::Clock;
+use ferroq_core::job::{JobId, JobSpec, QueueName};
+use ferroq_core::storage::{EnqueueAnswer, EnqueueRequest, StorageError};
+use redis::Value;
+
+use crate::RedisStorage;
+use crate::combine::{Answer, Batch, Call, Entry, Gate, Refused};
+use crate::error::{CallError, invalid};
+use crate::keys::{self, QueueKeys};
+use crate::link::Link;
+use crate::record::id_of;
+use crate::script::ENQUEUE;
+
+/// What an enqueue script needs, for whoever sends it.
+#[derive(Clone, Debug)]
+struct Road {
+    link: Link,
+    keys: QueueKeys,
+    clock: Option<Arc<dyn Clock>>,
+    registry: Arc<str>,
+    gate: Arc<Gate>,
+}
+
+/// Whoever sent a script leaves the gate when this is dropped, also by giving up, and what gathered goes on its way.
+struct Leaving(Road);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let road = self.0.clone();
+        if let Some(batch) = road.gate.leave()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(carry(road, batch));
+        }
+    }
+}
+
+impl RedisStorage {
+    pub(crate) async fn enqueue_now(&self, request: EnqueueRequest) -> Result<Vec<EnqueueAnswer>, StorageError> {
+        let EnqueueRequest { call, queue, jobs } = request;
+        check_jobs(&queue, &jobs)?;
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.register(&queue).await?;
+        let mut call = Call { call, jobs: Vec::with_capacity(jobs.len()), bytes: 0 };
+        for spec in &jobs {
+            let mut tail = Vec::with_capacity(spec.payload.len() + 64);
+            crate::spec::write(spec, &mut tail);
+            call.bytes += tail.len();
+            call.jobs.push((*spec.id.as_bytes(), tail));
+        }
+        let road = Road {
+            link: self.link.clone(),
+            keys: self.keys(&queue),
+            clock: self.options.clock.clone(),
+            registry: keys::registry(&self.options.namespace).into(),
+            gate: self.gates.of(&queue),
+        };
+        let answer = match road.gate.enter(call) {
+            Entry::Go(call) => {
+                let leaving = Leaving(road);
+                leaving.0.send(std::slice::from_ref(&call)).await.and_then(|mut answers| {
+                    answers.pop().ok_or_else(|| CallError::unexpected(&"redis".into(), "no answer to a call"))
+                })
+            }
+            // The carrier went down with its runtime, and with it whoever could tell.
+            Entry::Wait(answer) => answer.await.unwrap_or_else(|_| Err(CallError::closed())),
+        };
+        Ok(answer??)
+    }
+}
+
+/// Sends calls that gathered, and what gathers meanwhile, until there is nothing left.
+async fn carry(road: Road, mut batch: Batch) {
+    loop {
+        let (calls, to): (Vec<Call>, Vec<_>) = std::mem::take(&mut batch).into_iter().unzip();
+        let answers = road.send(&calls).await;
+        for (place, to) in to.into_iter().enumerate() {
+            let answer: Answer = match &answers {
+                Ok(answers) => Ok(answers[place].clone()),
+                Err(error) => Err(error.clone()),
+            };
+            // Whoever gave up waiting doesn't want to know.
+            let _gave_up = to.send(answer).is_err();
+        }
+        match road.gate.leave() {
+            Some(next) => batch = next,
+            None => return,
+        }
+    }
+}
+
+impl Road {
+    /// One script for these calls; one answer each, in their order.
+    async fn send(&self, calls: &[Call]) -> Result<Vec<Result<Vec<EnqueueAnswer>, Refused>>, CallError> {
+        let session = calls.first().and_then(|call| call.call).map(|call| call.session);
+        // The lowest number that is still open is the lowest that any of the calls knows of.
+        let acknowledged_below = calls.iter().filter_map(|call| call.call).map(|call| call.acknowledged_below).max();
+        let clock = self.clock.as_ref().map(|clock| clock.now().as_micros().to_string()).unwrap_or_default();
+        let answers = self.keys.answers(session);
+        let value = ENQUEUE
+            .call(&self.link, &self.keys, &answers, |cmd| {
+                cmd.arg(&clock);
+                match acknowledged_below {
+                    Some(number) => cmd.arg(number),
+                    None => cmd.arg(""),
+                };
+                cmd.arg(calls.len());
+                for call in calls {
+                    match call.call {
+                        Some(call) => cmd.arg(call.number),
+                        None => cmd.arg(""),
+                    };
+                    cmd.arg(call.jobs.len());
+                    for (id, tail) in &call.jobs {
+                        cmd.arg(id).arg(tail);
+                    }
+                }
+            })
+            .await?;
+        let strange = || CallError::unexpected(&"redis".into(), "the enqueue script's answer");
+        let Value::Array(values) = value else { return Err(strange()) };
+        let mut values = values.into_iter();
+        if matches!(values.next(), Some(Value::BulkString(flags)) if flags == [1]) {
+            let mut cmd = redis::cmd("SADD");
+            cmd.arg(&*self.registry).arg(self.keys.queue.as_str());
+            self.link.call(&cmd).await?;
+        }
+        let answers = calls.iter().zip(values).map(|(call, value)| match value {
+            Value::BulkString(bytes) => answers_of(&bytes, call).map(Ok).ok_or_else(strange),
+            Value::ServerError(error) => Ok(Err(Refused(error.details().unwrap_or("it was refused").to_owned()))),
+            _ => Err(strange()),
+        });
+        let answers = answers.collect::<Result<Vec<_>, _>>()?;
+        if answers.len() == calls.len() { Ok(answers) } else { Err(strange()) }
+    }
+}
+
+fn answers_of(bytes: &[u8], call: &Call) -> Option<Vec<EnqueueAnswer>> {
+    let mut rest = bytes;
+    let answers = (0..call.jobs.len()).map(|_| enqueue_answer(&mut rest)).collect::<Option<Vec<_>>>()?;
+    rest.is_empty().then_some(answers)
+}
+
+/// Reads one answer: a zero for inserted, or a one and an id.
+pub(crate) fn enqueue_answer(rest: &mut &[u8]) -> Option<EnqueueAnswer> {
+    match rest.split_first()? {
+        (0, tail) => {
+            *rest = tail;
+            Some(EnqueueAnswer::Inserted)
+        }
+        (1, tail) => {
+            let (id, tail) = tail.split_at_checked(16)?;
+            *rest = tail;
+            Some(EnqueueAnswer::Duplicate(id_of(id).unwrap_or_else(|_| JobId::from_bytes([0; 16]))))
+        }
+        _ => None,
+    }
+}
+
+fn check_jobs(queue: &QueueName, jobs: &[Arc<JobSpec>]) -> Result<(), StorageError> {
+    match jobs.iter().find(|spec| spec.queue != *queue) {
+        Some(stray) => Err(invalid(format!("a job of the queue {} can't be enqueued on {queue}", stray.queue))),
+        None => Ok(()),
+    }
+}

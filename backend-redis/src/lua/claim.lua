@@ -1,0 +1,179 @@
+-- Claim: shelves, due jobs, the solo line, and then the line itself. Each job looked at leaves the head of its line
+-- (claimed, failed, or put on a shelf), so nobody scans past jobs that can't be run here. Jobs that were never claimed
+-- before share their whole entry but for what they bring along, so they are collected and written together.
+
+-- Brings up to `max` due jobs forward, by (due time, seq); how many there were.
+local function promote_due(max)
+  local members = call('ZRANGEBYSCORE', DELAYED_SET, '-inf', string.format('%.0f', now), 'LIMIT', 0, max)
+  for i = 1, #members do
+    local id = sub(members[i], 8)
+    local j = load(id)
+    if j then
+      call('ZREM', DELAYED_SET, members[i])
+      job.wait(j)
+      job.stand(j)
+      event(E.PROMOTED, id)
+      hint_work = true
+    else
+      call('ZREM', DELAYED_SET, members[i])
+    end
+  end
+  return #members
+end
+
+-- Puts jobs of the kinds asked for back in line, `max` at most.
+local function clear_shelves(kinds, max)
+  if call('ZCARD', SHELVES) == 0 then
+    return
+  end
+  for i = 1, #kinds do
+    local shelf = call('HGET', KINDS, kinds[i])
+    if shelf and max > 0 then
+      local from = shelf * 256
+      local members = call('ZRANGEBYSCORE', SHELVES, from, from + 255, 'LIMIT', 0, max)
+      for k = 1, #members do
+        local j = load(sub(members[k], 8))
+        call('ZREM', SHELVES, members[k])
+        if j then
+          job.wait(j)
+          job.stand(j)
+        end
+      end
+      max = max - #members
+    end
+  end
+end
+
+-- Whether the start of a spec can be read.
+local function is_readable(blob)
+  return blob and #blob >= HEAD_MIN and byte(blob, 26) > 0 and #blob >= 33 + byte(blob, 26) and byte(blob, 1) < 32
+end
+
+-- Fails a job that stands in no line any more.
+local function fail(j, failure, kind, message)
+  push_error(j, kind, message)
+  event(E.FAILED, j.id)
+  finish_job(j, FAILED, failure)
+end
+
+-- Claims from one line into `out`: id, spec, and what else the worker has to know. `ask` has max_items, max_bytes, term
+-- (as bytes), kinds (as a set), worker.
+local function claim_from(line, ask, out)
+  local is_solo = line == SOLO_LINE
+  local members = call('ZRANGE', line, 0, ask.max_items - 1)
+  if #members == 0 then
+    return
+  end
+  local ids = {}
+  for i = 1, #members do
+    ids[i] = sub(members[i], 8)
+  end
+  local blobs, entries = get_many(SPEC, ids), get_many(RUN, ids)
+  -- A spec is no shorter than its payload, so payloads are measured only where all specs together are too much.
+  local bytes, bytes_at_most = 0, 0
+  for i = 1, #ids do
+    bytes_at_most = bytes_at_most + (blobs[i] and #blobs[i] or 0)
+  end
+  local measure = bytes_at_most > ask.max_bytes
+  local till = after(now, ask.term)
+  local score = string.format('%.0f', number(till))
+  -- The entry of a job that is claimed for the first time: this, then what it brings along, then this.
+  local fresh_head = char(ACTIVE) .. next_epoch(NONE8, now)
+  local fresh_tail = '\0\0\0\0' .. pack('>I4I4I4', 0, 0, 1) .. now8 .. till .. ask.term .. ask.worker
+  local kinds = ask.kinds
+  local runs, active = {}, {}
+  local looked_at, claimed = 0, 0
+  for i = 1, #ids do
+    local id, blob, entry = ids[i], blobs[i], entries[i]
+    local readable = is_readable(blob) and (not entry or #entry >= ENTRY_MIN)
+    local expires = readable and (entry and sub(entry, 25, 32) or sub(blob, 16, 23)) or NONE8
+    if not readable then
+      if blob then
+        fail(job_of(id, blob, entry), F.QUARANTINED, X.QUARANTINE, 'the stored job can\'t be read')
+      elseif entry then
+        call('HDEL', RUN, id)
+      end
+    elseif expires ~= NONE8 and now > number(expires) then
+      fail(job_of(id, blob, entry), F.EXPIRED, X.EXPIRED, 'older than expires_in when its turn came')
+    elseif not kinds[sub(blob, 27, 26 + byte(blob, 26))] then
+      local j = job_of(id, blob, entry)
+      j.slot = SHELF
+      job.stand(j)
+      event(E.SHELVED, id)
+    else
+      if measure then
+        local payload_len = unpack_bytes('>I4', blob, 27 + byte(blob, 26))
+        if claimed > 0 and bytes + payload_len > ask.max_bytes then
+          break
+        end
+        bytes = bytes + payload_len
+      end
+      local extra = ''
+      if not entry then
+        entry = fresh_head .. sub(blob, 1, 25) .. fresh_tail
+      else
+        local run = math.min(unpack_bytes('>I4', entry, 47) + 1, 4294967295)
+        extra = char(ACTIVE) .. next_epoch(sub(entry, 2, 9), now) .. sub(entry, 10, 34) .. '\0' .. sub(entry, 36, 46)
+          .. pack('>I4', run) .. now8 .. till .. ask.term
+        entry = extra .. ask.worker
+        if has(byte(entry, 37), N.CHECKPOINT) then
+          extra = extra .. (call('HGET', NOTES, id .. 'c') or '')
+        end
+      end
+      event(E.STARTED, id)
+      claimed = claimed + 1
+      local n, m = #runs, #out
+      runs[n + 1], runs[n + 2] = id, entry
+      active[n + 1], active[n + 2] = score, members[i]
+      out[m + 1], out[m + 2], out[m + 3] = id, blob, extra
+    end
+    looked_at = i
+    if is_solo and claimed > 0 then
+      break
+    end
+  end
+  call('ZREMRANGEBYRANK', line, 0, looked_at - 1)
+  if claimed > 0 then
+    note_term(number(ask.term))
+    many('HSET', RUN, runs, 2)
+    many('ZADD', ACTIVE_SET, active, 2)
+  end
+end
+
+local LOOK_NONE = '\255\255\255\255\255\255\255\255'
+
+-- Claims as asked. Answers the claims as a flat list and the rest of the answer as bytes: solo (1), more (1),
+-- solo_waiting (1), time of the next due job (8; all ones if there is none).
+local function claim(ask)
+  local out = {}
+  if meta.paused then
+    return out, '\0\0\0' .. LOOK_NONE
+  end
+  clear_shelves(ask.kind_list, ask.max_items)
+  promote_due(PROMOTE_ITEMS_MAX)
+  if ask.alone then
+    claim_from(SOLO_LINE, ask, out)
+  end
+  local is_solo = #out > 0
+  if not is_solo then
+    claim_from(LINE, ask, out)
+  end
+  local due = call('ZRANGE', DELAYED_SET, 0, 0, 'WITHSCORES')
+  local look, more = LOOK_NONE, call('ZCARD', LINE) > 0
+  if due[2] then
+    local at = tonumber(due[2])
+    look = at >= EXACT_MAX and MAX8 or pack('>i8', at)
+    more = more or at <= now
+  end
+  if not more and call('ZCARD', SHELVES) > 0 then
+    for i = 1, #ask.kind_list do
+      local shelf = call('HGET', KINDS, ask.kind_list[i])
+      more = more or (shelf and call('ZCOUNT', SHELVES, shelf * 256, shelf * 256 + 255) > 0)
+    end
+  end
+  if more then
+    hint_work = true
+  end
+  local solo_waiting = call('ZCARD', SOLO_LINE) > 0
+  return out, (is_solo and '\1' or '\0') .. (more and '\1' or '\0') .. (solo_waiting and '\1' or '\0') .. look
+end

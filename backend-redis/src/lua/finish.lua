@@ -1,0 +1,107 @@
+-- The end of a turn: pruning by count, one entry in the event log, storage time, and hints.
+
+-- Removes what is beyond the queue's count of records in a state, at most twice what the call added, passing over those
+-- that somebody waits for.
+local function prune_by_count(state, count_added)
+  local set = SETS[state]
+  local quota = math.min(call('ZCARD', set) - meta.keep[state].count, count_added * 2)
+  local at = 0
+  while quota > 0 do
+    local members = call('ZRANGE', set, at, at + quota - 1)
+    if #members == 0 then
+      return
+    end
+    local ids = {}
+    for i = 1, #members do
+      ids[i] = sub(members[i], 8)
+    end
+    local entries = get_many(RUN, ids)
+    local plain, plain_members, passed = {}, {}, 0
+    for i = 1, #ids do
+      local e = entries[i]
+      -- Neither a key nor notes nor a waiter: the two entries are all there is.
+      if e and byte(e, 34) % 2 == 0 and byte(e, 36) < FLAG_WAITED_ON and byte(e, 37) == 0 then
+        plain[#plain + 1] = ids[i]
+        plain_members[#plain_members + 1] = members[i]
+      elseif e and has(byte(e, 36), FLAG_WAITED_ON) and now - number(sub(e, 59, 66)) < WAITED_ON_KEEP then
+        passed = passed + 1
+      else
+        local j = load(ids[i])
+        if j then
+          remove(j)
+        else
+          call('ZREM', set, members[i])
+        end
+      end
+    end
+    many('ZREM', set, plain_members, 1)
+    many('HDEL', SPEC, plain, 1)
+    many('HDEL', RUN, plain, 1)
+    quota = quota - (#ids - passed)
+    at = at + passed
+  end
+end
+
+-- Leaves a token for an idle worker: one blocked client gets it, so that one worker comes for one job. Whoever claims
+-- and leaves work behind leaves the next token, so that as many come as there is work for.
+local function wake()
+  if call('LLEN', WAKE) == 0 then
+    call('LPUSH', WAKE, '1')
+  end
+end
+
+local function finish()
+  for state = COMPLETED, CANCELLED do
+    if added[state] > 0 then
+      prune_by_count(state, added[state])
+    end
+  end
+  if attends and call('ZCARD', ACTIVE_SET) > 0 then
+    meta.attended = now
+  end
+  event_flush()
+  if #ev_parts > 0 then
+    call('XADD', EVENTS, 'MAXLEN', '~', meta.events_kept, '0-*', 'e', now8 .. concat(ev_parts))
+  end
+  call('HSET', META, 'layout', LAYOUT, 'last', string.format('%.0f', now), 'attended', string.format('%.0f', meta.attended),
+    'term_min', string.format('%.0f', meta.term_min), 'seq', string.format('%.0f', meta.seq))
+  if hint_work then
+    wake()
+  end
+  if hint_control then
+    call('PUBLISH', META, 'c')
+  end
+  if #hint_ended > 0 then
+    call('PUBLISH', META, 'e' .. concat(hint_ended))
+  end
+end
+
+-- The answer that a call got before, if this is a repeat; a call without a number has none. What a call acknowledges is
+-- dropped when its own answer is kept.
+local SESSION_IDLE_MS = 600000
+
+local function recall(call_number)
+  if call_number == '' then
+    return nil
+  end
+  local kept = call('ZRANGEBYSCORE', ANSWERS, call_number, call_number, 'LIMIT', 0, 1)
+  return kept[1] and sub(kept[1], 9)
+end
+
+-- Keeps answers: scores and members in turn.
+local function keep_answers(list, acknowledged_below)
+  if #list == 0 then
+    return
+  end
+  call('ZREMRANGEBYSCORE', ANSWERS, '-inf', '(' .. acknowledged_below)
+  many('ZADD', ANSWERS, list, 2)
+  call('PEXPIRE', ANSWERS, SESSION_IDLE_MS)
+end
+
+local function answer_member(call_number, answer)
+  return pack('>I8', tonumber(call_number)) .. answer
+end
+
+local function other_call()
+  return refuse('INVALID', 'this call id was used for a call of another sort')
+end

@@ -1,0 +1,116 @@
+-- The ways out: ending, and removal. Every one of them frees the job's dedup key as the key's mode says, if the job is
+-- still its holder.
+local EXIT = { ENDED = 1, CANCELLED = 2, REMOVED_LIVE = 3, REMOVED_ENDED = 4 }
+
+local function mode_frees(mode, exit)
+  if mode == 0 then
+    return true
+  elseif mode == 1 then
+    return exit == EXIT.CANCELLED or exit == EXIT.REMOVED_LIVE
+  end
+  return exit == EXIT.REMOVED_LIVE or exit == EXIT.REMOVED_ENDED
+end
+
+-- Who holds a key now: the id, or nil.
+local function holder_of(key)
+  local hold = call('HGET', DEDUP, key)
+  if not hold then
+    return nil
+  end
+  local till = sub(hold, 17, 24)
+  if till ~= NONE8 and now >= number(till) then
+    return nil
+  end
+  return sub(hold, 1, 16)
+end
+
+-- Gives a job its key, and drops two holds whose time is over, so that they can't pile up.
+local function take_key(id, parts)
+  local till = NONE8
+  if parts.dedup_mode == 1 then
+    till = after(now, parts.dedup_span)
+    call('ZADD', HOLDS, number(till), parts.dedup_key)
+    local over = call('ZRANGEBYSCORE', HOLDS, '-inf', now, 'LIMIT', 0, 2)
+    for i = 1, #over do
+      local hold = call('HGET', DEDUP, over[i])
+      if over[i] ~= parts.dedup_key and hold and sub(hold, 17, 24) ~= NONE8 and number(sub(hold, 17, 24)) <= now then
+        call('HDEL', DEDUP, over[i])
+      end
+      call('ZREM', HOLDS, over[i])
+    end
+  end
+  call('HSET', DEDUP, parts.dedup_key, id .. till)
+end
+
+local function free_key(j, exit)
+  if not has(j.traits, T.DEDUP) then
+    return
+  end
+  local parts = job.parts(j)
+  if not parts.dedup_key or not mode_frees(parts.dedup_mode, exit) then
+    return
+  end
+  local hold = call('HGET', DEDUP, parts.dedup_key)
+  if hold and sub(hold, 1, 16) == j.id then
+    call('HDEL', DEDUP, parts.dedup_key)
+    call('ZREM', HOLDS, parts.dedup_key)
+  end
+end
+
+-- Removes all that there is of a job that stands in no line any more.
+local function erase(j)
+  call('HDEL', SPEC, j.id)
+  if j.noted then
+    call('HDEL', RUN, j.id)
+  end
+  if j.mask > 0 then
+    call('HDEL', NOTES, unpack(note_fields(j.id, j.mask)))
+  end
+end
+
+-- Removes a job from its line and altogether.
+local function remove(j)
+  job.leave(j)
+  free_key(j, j.state >= COMPLETED and EXIT.REMOVED_ENDED or EXIT.REMOVED_LIVE)
+  erase(j)
+end
+
+-- When the record of a job that ends now may go; nil: at once.
+local function prune_at(j, state)
+  local rule = meta.keep[state]
+  local age
+  local own = has(j.traits, T.KEEP) and (job.parts(j).keep or {})[state] or '\0'
+  if byte(own, 1) == 1 then
+    age = NONE8
+  elseif byte(own, 1) == 2 then
+    age = sub(own, 2, 9)
+  elseif rule.count == 0 then
+    age = NONE8
+  else
+    age = span_of(rule.age)
+  end
+  if job.has(j, FLAG_WAITED_ON) and number(age) < WAITED_ON_KEEP then
+    age = pack('>i8', WAITED_ON_KEEP)
+  end
+  if age == NONE8 then
+    return nil
+  end
+  return after(now, age)
+end
+
+-- Ends a job that has left its line. Logs no event, because ends have different names.
+local function finish_job(j, state, failure)
+  free_key(j, state == CANCELLED and EXIT.CANCELLED or EXIT.ENDED)
+  if job.has(j, FLAG_WAITED_ON) then
+    hint_ended[#hint_ended + 1] = j.id
+  end
+  local prune = prune_at(j, state)
+  if not prune then
+    free_key(j, EXIT.REMOVED_ENDED)
+    erase(j)
+    return
+  end
+  j.state, j.slot, j.failure, j.till, j.term = state, LANE, failure, now8, prune
+  job.stand(j)
+  added[state] = added[state] + 1
+end

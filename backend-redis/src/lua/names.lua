@@ -1,0 +1,35 @@
+-- Names and numbers that every script shares. A queue's keys come in this order in KEYS, always all of them, so that no
+-- script makes a key's name and every key is declared.
+local META, SPEC, RUN, NOTES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local LINE, SOLO_LINE, SHELVES, KINDS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local DELAYED_SET, BLOCKED_SET, ACTIVE_SET = KEYS[9], KEYS[10], KEYS[11]
+local COMPLETED_SET, FAILED_SET, CANCELLED_SET = KEYS[12], KEYS[13], KEYS[14]
+local DEDUP, HOLDS, EVENTS, WAKE = KEYS[15], KEYS[16], KEYS[17], KEYS[18]
+local OUTBOX, LEDGER, ANSWERS = KEYS[19], KEYS[20], KEYS[21]
+
+-- The version of this layout. A queue of another one is not touched.
+local LAYOUT = '1'
+
+local WAITING, DELAYED, BLOCKED, ACTIVE, COMPLETED, FAILED, CANCELLED = 0, 1, 2, 3, 4, 5, 6
+local SETS = { [DELAYED] = DELAYED_SET, [BLOCKED] = BLOCKED_SET, [ACTIVE] = ACTIVE_SET, [COMPLETED] = COMPLETED_SET,
+  [FAILED] = FAILED_SET, [CANCELLED] = CANCELLED_SET }
+local LANE, SOLO, SHELF = 0, 1, 2
+
+-- Event kinds, as ferroq_core::event numbers them.
+local E = { ENQUEUED = 0, PROMOTED = 1, STARTED = 2, COMPLETED = 3, RETRYING = 4, SNOOZED = 5, RELEASED = 6, FAILED = 7,
+  STALLED = 8, CANCELLED = 9, CANCEL_REQUESTED = 10, RETRIED = 11, RESCHEDULED = 12, REMOVED = 13, SHELVED = 14,
+  PROGRESS = 15, PAUSED = 16, RESUMED = 17, STEPPED_BACK = 18, EXTENDED = 19 }
+
+-- Why a job is Failed, and the kinds of error entries that a script writes by itself.
+local F = { ATTEMPTS = 1, CRASHES = 2, ABORTED = 3, EXPIRED = 4, QUARANTINED = 5 }
+local X = { CRASH = 5, EXPIRED = 6, QUARANTINE = 7 }
+
+-- A job's traits: which of the parts after its kind it has.
+local T = { DEDUP = 1, KEEP = 2, BUDGETS = 4, EXPIRES = 8, LANE = 16, TAGS = 32, REST = 64, PLACE = 128 }
+
+-- A job's notes: a field each, named by the job's id and a letter; the numbers make up the mask.
+local N = { ERRORS = 1, PROGRESS = 2, CHECKPOINT = 4, RESULT = 8, LOG = 16 }
+
+local PROMOTE_ITEMS_MAX = 1000
+local LAG_MAX = 60000000
+local WAITED_ON_KEEP = 60000000

@@ -1,0 +1,97 @@
+-- Numbers as bytes, and commands with many arguments. An instant or a span is eight bytes, big-endian, signed, in
+-- microseconds, so that no 64-bit number is squeezed through a double; eight zero bytes stand for none.
+local sub, byte, char, concat = string.sub, string.byte, string.char, table.concat
+local pack, unpack_bytes = struct.pack, struct.unpack
+local call = redis.call
+
+local NONE8 = '\0\0\0\0\0\0\0\0'
+local MAX8 = '\127\255\255\255\255\255\255\255'
+-- Beyond this a double skips numbers. It is the year 2255, so a later instant is taken to be never.
+local EXACT_MAX = 9007199254740992
+local SEQ_BIAS = 4503599627370496
+-- So many arguments fit on Lua's stack with room to spare.
+local ARGS_MAX = 4000
+
+local function number(bytes)
+  return (unpack_bytes('>i8', bytes))
+end
+
+-- `now + span`, or never.
+local function after(now, span)
+  local at = now + number(span)
+  if at >= EXACT_MAX then
+    return MAX8
+  end
+  return pack('>i8', at)
+end
+
+-- A span that is stored as decimal text.
+local function span_of(text)
+  local span = tonumber(text)
+  if span >= EXACT_MAX then
+    return MAX8
+  end
+  return pack('>i8', span)
+end
+
+local function has(bits, bit)
+  return bits % (bit * 2) >= bit
+end
+
+-- A command with one key and any number of arguments, in as few calls as the stack allows. `stride` arguments belong
+-- together.
+local function many(command, key, list, stride)
+  local n = #list
+  if n == 0 then
+    return
+  end
+  if n <= ARGS_MAX then
+    call(command, key, unpack(list))
+    return
+  end
+  local step = ARGS_MAX - ARGS_MAX % stride
+  for from = 1, n, step do
+    call(command, key, unpack(list, from, math.min(from + step - 1, n)))
+  end
+end
+
+-- HMGET of any number of fields.
+local function get_many(key, fields)
+  local n = #fields
+  if n == 0 then
+    return {}
+  end
+  if n <= ARGS_MAX then
+    return call('HMGET', key, unpack(fields))
+  end
+  local values = {}
+  for from = 1, n, ARGS_MAX do
+    local some = call('HMGET', key, unpack(fields, from, math.min(from + ARGS_MAX - 1, n)))
+    for i = 1, #some do
+      values[from + i - 1] = some[i]
+    end
+  end
+  return values
+end
+
+-- The epoch after `epoch`: it rises, and is not below storage time.
+local function next_epoch(epoch, now)
+  local last = number(epoch)
+  if last < now then
+    return pack('>i8', now)
+  end
+  if last < EXACT_MAX then
+    return pack('>i8', last + 1)
+  end
+  if epoch == MAX8 then
+    return epoch
+  end
+  local bytes = { byte(epoch, 1, 8) }
+  for i = 8, 1, -1 do
+    bytes[i] = (bytes[i] + 1) % 256
+    if bytes[i] ~= 0 then
+      break
+    end
+  end
+  return char(unpack(bytes))
+end

@@ -1,0 +1,146 @@
+-- Settlement: the end of a run, under the lease that the run was handed out with. The verdicts repeat
+-- ferroq_core::policy::settle. A settlement is id (16), epoch (8), outcome (1) and what the outcome carries.
+local O = { COMPLETED = 0, RESULT = 1, RETRY = 2, ABORT = 3, SNOOZE = 4, RELEASE = 5, CANCELLED = 6 }
+
+-- Answers: '\0' and the state, or one of these.
+local A_DONE, A_LOST, A_GONE = '\1', '\2', '\3'
+
+-- Writes down that an Active job is no longer Active: it ended, or is back in line.
+local function settle_end(j, state, failure, kind)
+  event(kind, j.id)
+  finish_job(j, state, failure)
+  return state
+end
+
+local function settle_back(j, due, kind)
+  if kind then
+    event(kind, j.id)
+  end
+  hint_work = true
+  j.due = due or j.due
+  if due and number(due) > now then
+    j.state, j.slot = DELAYED, LANE
+  else
+    job.wait(j)
+  end
+  j.till, j.term = NONE8, NONE8
+  job.stand(j)
+  return j.state
+end
+
+-- Applies an outcome to an Active job; the state that it leads to.
+local function apply_outcome(j, settlement)
+  local outcome = byte(settlement, 25)
+  local parts = job.parts(j)
+  job.leave(j)
+  if outcome == O.RETRY or outcome == O.ABORT then
+    local head = outcome == O.RETRY and 34 or 26
+    j.attempts = math.min(j.attempts + 1, 4294967295)
+    push_error(j, byte(settlement, head), sub(settlement, head + 1))
+  end
+  if outcome == O.COMPLETED or outcome == O.RESULT then
+    if outcome == O.RESULT then
+      put_note(j, N.RESULT, 'r', sub(settlement, 26))
+    else
+      drop_note(j, N.RESULT, 'r')
+    end
+    return settle_end(j, COMPLETED, 0, E.COMPLETED)
+  elseif outcome == O.CANCELLED or job.has(j, FLAG_CANCEL) then
+    return settle_end(j, CANCELLED, 0, E.CANCELLED)
+  elseif outcome == O.ABORT then
+    return settle_end(j, FAILED, F.ABORTED, E.FAILED)
+  elseif outcome == O.RETRY then
+    if j.attempts >= parts.max_attempts then
+      return settle_end(j, FAILED, F.ATTEMPTS, E.FAILED)
+    end
+    return settle_back(j, after(now, sub(settlement, 26, 33)), E.RETRYING)
+  elseif outcome == O.SNOOZE then
+    return settle_back(j, after(now, sub(settlement, 26, 33)), E.SNOOZED)
+  end
+  return settle_back(j, nil, E.RELEASED)
+end
+
+-- What becomes of a job whose lease ran out.
+local function apply_crash(j)
+  job.leave(j)
+  j.epoch = next_epoch(j.epoch, now)
+  push_error(j, X.CRASH, 'the lease ran out: the worker\'s process died or hung')
+  event(E.STALLED, j.id)
+  j.crashes = math.min(j.crashes + 1, 4294967295)
+  if job.has(j, FLAG_CANCEL) then
+    settle_end(j, CANCELLED, 0, E.CANCELLED)
+  elseif j.crashes >= job.parts(j).max_crashes then
+    settle_end(j, FAILED, F.CRASHES, E.FAILED)
+  else
+    settle_back(j, nil, nil)
+  end
+end
+
+-- The settlements of one call. Those that complete a plain job are collected and written together.
+local done_ids, done_specs, done_members, done_runs, done_scores = {}, {}, {}, {}, {}
+local done_times, done_score, is_done_kept = nil, nil, nil
+
+local function flush_done()
+  if #done_members == 0 then
+    return
+  end
+  many('ZREM', ACTIVE_SET, done_members, 1)
+  many('HDEL', SPEC, done_specs, 1)
+  many('HDEL', RUN, done_ids, 1)
+  many('HSET', RUN, done_runs, 2)
+  many('ZADD', COMPLETED_SET, done_scores, 2)
+  done_ids, done_specs, done_members, done_runs, done_scores = {}, {}, {}, {}, {}
+end
+
+-- How plain completed jobs end at this turn: kept until an instant, or removed.
+local function done_rule()
+  local rule = meta.keep[COMPLETED]
+  local age = rule.count == 0 and NONE8 or span_of(rule.age)
+  is_done_kept = age ~= NONE8
+  if is_done_kept then
+    local prune = after(now, age)
+    done_times, done_score = now8 .. prune, string.format('%.0f', number(prune))
+  end
+end
+
+-- Settles one run. `entry` is the job's entry in `run`, or false. Answers the answer, and the entry afterwards.
+local function settle(settlement, entry)
+  local id = sub(settlement, 1, 16)
+  if not entry then
+    if call('HEXISTS', SPEC, id) == 0 then
+      return A_GONE, false
+    end
+    return (sub(settlement, 17, 24) == NONE8) and A_DONE or A_LOST, false
+  end
+  if sub(entry, 2, 9) ~= sub(settlement, 17, 24) then
+    return A_LOST, entry
+  elseif byte(entry, 1) ~= ACTIVE then
+    return A_DONE, entry
+  end
+  if #settlement == 25 and byte(settlement, 25) == O.COMPLETED and byte(entry, 34) % 4 == 0
+    and sub(entry, 35, 37) == '\0\0\0' then
+    if is_done_kept == nil then
+      done_rule()
+    end
+    event(E.COMPLETED, id)
+    done_members[#done_members + 1] = sub(entry, 10, 16) .. id
+    if is_done_kept then
+      entry = '\4' .. sub(entry, 2, 58) .. done_times .. sub(entry, 75)
+      local n = #done_runs
+      done_runs[n + 1], done_runs[n + 2] = id, entry
+      done_scores[n + 1], done_scores[n + 2] = done_score, done_members[#done_members]
+      added[COMPLETED] = added[COMPLETED] + 1
+      return '\0\4', entry
+    end
+    done_ids[#done_ids + 1] = id
+    done_specs[#done_specs + 1] = id
+    return '\0\4', false
+  end
+  flush_done()
+  local j = load(id)
+  if not j then
+    return A_GONE, false
+  end
+  local state = apply_outcome(j, settlement)
+  return '\0' .. char(state), call('HGET', RUN, id)
+end

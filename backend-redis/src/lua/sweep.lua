@@ -1,0 +1,60 @@
+-- Does what time has made due: leases that ran out, Delayed jobs, and records that may go, within one budget.
+--
+-- Arguments: the clock's reading, or ''; max_items.
+-- Answer: flags (1 byte, 2: the outbox is not empty), how many stalled, promoted and pruned (4 bytes each), whether there
+--   is more (1 byte), and how many microseconds until something is due (8 bytes, all ones if nothing is pending); one text.
+-- Errors: FERROQ_SCHEMA.
+-- Work: proportional to max_items, about 8 microseconds each.
+local refused = begin(ARGV[1])
+if refused then
+  return refused
+end
+local none = '\255\255\255\255\255\255\255\255'
+if not exists then
+  return '\0' .. string.rep('\0', 12) .. '\0' .. none
+end
+local room = tonumber(ARGV[2])
+attend()
+local until_now = string.format('%.0f', now)
+local late = room > 0 and call('ZRANGEBYSCORE', ACTIVE_SET, '-inf', until_now, 'LIMIT', 0, room) or {}
+for i = 1, #late do
+  call('ZREM', ACTIVE_SET, late[i])
+  local j = load(sub(late[i], 8))
+  if j and j.state == ACTIVE then
+    apply_crash(j)
+  elseif j then
+    fail(j, F.QUARANTINED, X.QUARANTINE, 'the stored job can\'t be read')
+  end
+end
+room = room - #late
+local promoted = room > 0 and promote_due(room) or 0
+room = room - promoted
+local pruned = 0
+for state = COMPLETED, CANCELLED do
+  local old = room > 0 and call('ZRANGEBYSCORE', SETS[state], '-inf', until_now, 'LIMIT', 0, room) or {}
+  for i = 1, #old do
+    call('ZREM', SETS[state], old[i])
+    local j = load(sub(old[i], 8))
+    if j then
+      free_key(j, EXIT.REMOVED_ENDED)
+      erase(j)
+    end
+  end
+  room = room - #old
+  pruned = pruned + #old
+end
+local next
+for state = DELAYED, CANCELLED do
+  local first = state ~= BLOCKED and call('ZRANGE', SETS[state], 0, 0, 'WITHSCORES') or {}
+  local at = tonumber(first[2])
+  if at and (not next or at < next) then
+    next = at
+  end
+end
+local wait = none
+if next then
+  wait = next >= EXACT_MAX and MAX8 or pack('>i8', math.max(next - now, 0))
+end
+finish()
+return (call('ZCARD', OUTBOX) > 0 and '\2' or '\0') .. pack('>I4I4I4', #late, promoted, pruned)
+  .. ((next and next <= now) and '\1' or '\0') .. wait

@@ -1,0 +1,90 @@
+//! The scripts: what the server runs for each call of the contract, put together from shared parts, and how they are
+//! called. A script is called by its hash; where the server does not know it (it restarted, its cache was flushed, another
+//! node took over), the same call goes out once more with the script itself, which runs and teaches it in one step.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use redis::{Cmd, Value};
+
+use crate::error::CallError;
+use crate::keys::{self, QueueKeys};
+use crate::link::Link;
+
+/// A script and its hash.
+pub(crate) struct Script {
+    pub(crate) name: &'static str,
+    pub(crate) body: String,
+    hash: String,
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Script").field("name", &self.name).field("hash", &self.hash).finish_non_exhaustive()
+    }
+}
+
+impl Script {
+    fn new(name: &'static str, flags: &str, parts: &[&str]) -> Self {
+        let shebang = if flags.is_empty() { "#!lua\n".to_owned() } else { format!("#!lua flags={flags}\n") };
+        let body = shebang + &parts.concat();
+        let hash = redis::Script::new(&body).get_hash().to_owned();
+        Script { name, body, hash }
+    }
+
+    /// Calls the script on a queue's keys; `args` adds the arguments, and may be asked to do so twice.
+    pub(crate) async fn call(
+        &self,
+        link: &Link,
+        queue: &QueueKeys,
+        answers: &str,
+        args: impl Fn(&mut Cmd) + Send + Sync,
+    ) -> Result<Value, CallError> {
+        let command = |verb: &str, script: &str| {
+            let mut cmd = redis::cmd(verb);
+            cmd.arg(script).arg(keys::COUNT);
+            for key in queue.names() {
+                cmd.arg(key);
+            }
+            cmd.arg(answers);
+            args(&mut cmd);
+            cmd
+        };
+        match link.call(&command("EVALSHA", &self.hash)).await {
+            Err(error) if error.is_noscript() => link.call(&command("EVAL", &self.body)).await,
+            answer => answer,
+        }
+    }
+}
+
+macro_rules! parts {
+    ($($part:literal)*) => { &[$(include_str!(concat!("lua/", $part, ".lua"))),*] };
+}
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $constant:ident = $name:literal, $flags:literal, [$($part:literal)*];)*) => {
+        $(
+            $(#[$doc])*
+            pub(crate) static $constant: LazyLock<Script> =
+                LazyLock::new(|| Script::new($name, $flags, parts!($($part)* $name)));
+        )*
+
+        /// Every script there is.
+        #[allow(dead_code, reason = "the list of rights is made from it, by a test")]
+        pub(crate) fn all() -> Vec<&'static Script> {
+            vec![$(&$constant),*]
+        }
+    };
+}
+
+scripts! {
+    // Refused when the server is at its memory limit; everything else works on, so that a full server can be emptied.
+    ENQUEUE = "enqueue", "", ["names" "pack" "turn" "record" "leave" "finish" "put"];
+    EXCHANGE = "exchange", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "put" "settle" "claim" "follow"];
+    RENEW = "renew", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish"];
+    ANNOTATE = "annotate", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish"];
+    SWEEP = "sweep", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "settle" "claim"];
+    WATCH = "watch", "allow-oom", ["names" "pack" "turn" "record"];
+    QUARANTINE = "quarantine", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "settle" "claim"];
+    DELIVER = "deliver", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "put"];
+}

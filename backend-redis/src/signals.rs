@@ -1,0 +1,232 @@
+//! Wake-ups. For work there is a list per queue that holds a token while there may be work for one more worker: a process
+//! whose workers are idle blocks on it, and the server hands each token to one of them, so a job wakes one worker however
+//! many wait. Whatever concerns everybody (an operator's acts, the end of a job that somebody waits for) is published
+//! on the queue's channel. Both are hints: what is lost costs at most a poll interval.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ferroq_core::job::QueueName;
+use ferroq_core::storage::{ClaimAnswer, SignalHub};
+use redis::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+use crate::keys::QueueKeys;
+use crate::link::{Link, Message};
+use crate::record::id_of;
+
+/// How long one wait for a token takes at most, and so how often an idle process says anything.
+const BLOCK: Duration = Duration::from_secs(5);
+/// How long a worker that was given a token may take to claim before the token goes to another.
+const CLAIM_WITHIN: Duration = Duration::from_millis(50);
+/// How long to wait after a lost connection: at first, and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// What this process knows about a queue that somebody here listens to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Standing {
+    /// The last claim got all there was, and had room for more.
+    is_idle: bool,
+    /// How many claims there were.
+    claims: u64,
+}
+
+/// Listens for hints on behalf of everyone who uses one handle. Nothing is sent before somebody asks.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    link: Link,
+    hub: SignalHub,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queues: HashMap<QueueName, watch::Sender<Standing>>,
+    tasks: Vec<AbortHandle>,
+    channels: Option<mpsc::UnboundedSender<QueueKeys>>,
+    closed: bool,
+}
+
+impl Listener {
+    pub(crate) fn new(link: Link, hub: SignalHub) -> Self {
+        Listener { link, hub, state: Mutex::default() }
+    }
+
+    /// Somebody here wants to know when the queue may have work.
+    pub(crate) fn listen(&self, keys: &QueueKeys) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if state.closed || state.queues.contains_key(&keys.queue) {
+            return;
+        }
+        let (standing, _) = watch::channel(Standing::default());
+        state.queues.insert(keys.queue.clone(), standing.clone());
+        let task = runtime.spawn(wait_for_tokens(self.link.clone(), self.hub.clone(), keys.clone(), standing));
+        state.tasks.push(task.abort_handle());
+        drop(state);
+        self.subscribe(keys);
+    }
+
+    /// Somebody here wants to know what concerns everybody.
+    pub(crate) fn subscribe(&self, keys: &QueueKeys) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if state.closed {
+            return;
+        }
+        if state.channels.is_none() {
+            let (channels, wanted) = mpsc::unbounded_channel();
+            let task = runtime.spawn(follow_channels(self.link.clone(), self.hub.clone(), wanted));
+            state.tasks.push(task.abort_handle());
+            state.channels = Some(channels);
+        }
+        if let Some(channels) = &state.channels {
+            // The task ends only with the handle.
+            let _closing = channels.send(keys.clone()).is_err();
+        }
+    }
+
+    /// A claim was answered.
+    pub(crate) fn claimed(&self, keys: &QueueKeys, asked: usize, answer: &ClaimAnswer) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(standing) = state.queues.get(&keys.queue) {
+            standing.send_modify(|standing| {
+                standing.is_idle = !answer.more && answer.claims.len() < asked;
+                standing.claims += 1;
+            });
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.closed = true;
+        state.channels = None;
+        for task in state.tasks.drain(..) {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Waits for tokens of one queue whenever the workers here are idle.
+async fn wait_for_tokens(link: Link, hub: SignalHub, keys: QueueKeys, standing: watch::Sender<Standing>) {
+    let mut changes = standing.subscribe();
+    let mut pause = PAUSE_MIN;
+    loop {
+        if changes.wait_for(|standing| standing.is_idle).await.is_err() {
+            return;
+        }
+        let mut connection = match link.blocking(keys.wake()).await {
+            Ok(connection) => connection,
+            Err(_) => {
+                // Whoever works on the queue meets the same failure, and tells of it.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+                continue;
+            }
+        };
+        let mut was_cut = false;
+        while changes.wait_for(|standing| standing.is_idle).await.is_ok() {
+            let mut cmd = redis::cmd("BLPOP");
+            cmd.arg(keys.wake()).arg(BLOCK.as_secs());
+            match connection.call(&cmd, BLOCK * 2).await {
+                Ok(Value::Nil) => {}
+                Ok(_) => hand_on(&link, &hub, &keys, &standing, &mut changes).await,
+                Err(_) => {
+                    was_cut = true;
+                    break;
+                }
+            }
+            pause = PAUSE_MIN;
+        }
+        if was_cut {
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            // A token may have gone down with the connection.
+            hub.work(&keys.queue);
+        }
+    }
+}
+
+/// Wakes a worker here with a token, or leaves the token for another process if nobody here takes it up.
+async fn hand_on(
+    link: &Link,
+    hub: &SignalHub,
+    keys: &QueueKeys,
+    standing: &watch::Sender<Standing>,
+    changes: &mut watch::Receiver<Standing>,
+) {
+    let before = *standing.borrow();
+    if before.is_idle && hub.is_listened(&keys.queue) {
+        standing.send_modify(|standing| standing.is_idle = false);
+        hub.work(&keys.queue);
+        let claimed = changes.wait_for(|standing| standing.claims != before.claims);
+        if tokio::time::timeout(CLAIM_WITHIN, claimed).await.is_ok() {
+            return;
+        }
+    }
+    let mut cmd = redis::cmd("LPUSH");
+    cmd.arg(keys.wake()).arg("1");
+    if let Err(error) = link.call(&cmd).await {
+        tracing::debug!(queue = %keys.queue, ?error, "a wake-up was lost; a poll will make up for it");
+    }
+}
+
+/// Follows the channels of the queues that are asked for.
+async fn follow_channels(link: Link, hub: SignalHub, mut wanted: mpsc::UnboundedReceiver<QueueKeys>) {
+    let mut queues: HashMap<String, QueueName> = HashMap::new();
+    let mut pause = PAUSE_MIN;
+    loop {
+        if queues.is_empty() {
+            let Some(keys) = wanted.recv().await else { return };
+            queues.insert(keys.meta().to_owned(), keys.queue);
+        }
+        if let Ok((mut sink, mut messages)) = link.subscriber().await {
+            let mut is_up = true;
+            for channel in queues.keys() {
+                is_up &= sink.subscribe(channel).await.is_ok();
+            }
+            // What was published while nobody listened is lost, so everybody looks.
+            for queue in queues.values() {
+                hub.control(queue);
+            }
+            hub.ended(hub.watched());
+            while is_up {
+                pause = PAUSE_MIN;
+                tokio::select! {
+                    message = messages.next() => match message {
+                        Some(message) => tell(&hub, &queues, &message),
+                        None => is_up = false,
+                    },
+                    keys = wanted.recv() => {
+                        let Some(keys) = keys else { return };
+                        if !queues.contains_key(keys.meta()) {
+                            is_up = sink.subscribe(keys.meta()).await.is_ok();
+                            queues.insert(keys.meta().to_owned(), keys.queue);
+                        }
+                    }
+                }
+            }
+        }
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// A message is `c` (something was changed by hand), or `e` and the ids of jobs that ended.
+fn tell(hub: &SignalHub, queues: &HashMap<String, QueueName>, message: &Message) {
+    let Some(queue) = queues.get(&message.channel) else { return };
+    match message.payload.split_first() {
+        Some((b'c', _)) => hub.control(queue),
+        Some((b'e', ids)) => hub.ended(ids.chunks_exact(16).filter_map(|id| id_of(id).ok())),
+        _ => {}
+    }
+}
