@@ -1,14 +1,17 @@
 //! The tools of the Redis tests do what they say. A fault test that passes because its fault never came proves nothing;
 //! so each fault is looked at here by itself, with plain commands and plain sockets.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use ferroq_tests::redis::cluster::Cluster;
 use ferroq_tests::redis::guard;
 use ferroq_tests::redis::options::ServerOptions;
 use ferroq_tests::redis::proxy::{Mode, Proxy};
+use ferroq_tests::redis::sentinel::SentinelGroup;
 use ferroq_tests::redis::server::{self, Server};
 use ferroq_tests::wait::until_so;
 
@@ -154,11 +157,16 @@ fn the_shared_server_is_one_and_namespaces_are_many() {
     assert_ne!(server::namespace(), server::namespace());
 }
 
-/// The test of the next test: it ends without any destructor having run.
+const LEAVES_BEHIND: &str = "FERROQ_TEST_LEAVES_A_SERVER_BEHIND";
+
+/// The process of the next test: it ends without any destructor having run.
 #[test]
 #[ignore = "run by servers_die_with_the_test_process"]
 #[expect(clippy::print_stdout, reason = "its parent listens")]
 fn a_process_that_leaves_its_server_behind() {
+    if std::env::var_os(LEAVES_BEHIND).is_none() {
+        return;
+    }
     let server = start();
     println!("\nserver {} {}", server.port(), guard::base().display());
     server::shared();
@@ -171,6 +179,7 @@ async fn servers_die_with_the_test_process() {
     use std::io::{BufRead, BufReader};
     let mut child = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", "a_process_that_leaves_its_server_behind", "--ignored", "--nocapture"])
+        .env(LEAVES_BEHIND, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -357,4 +366,97 @@ async fn a_proxy_passes_on_that_an_end_hung_up() {
     assert_eq!(read_to_end(&mut leaving), PONG, "what was on its way is answered");
     drop(leaving);
     until_open(&proxy, 0).await;
+}
+
+fn keys(count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(|number| format!("key:{number}"))
+}
+
+fn fill(cluster: &Cluster, count: usize) {
+    for key in keys(count) {
+        cluster.node_of(&key).cli(&["SET", &key, &key]);
+    }
+}
+
+fn all_are_there(cluster: &Cluster, count: usize) {
+    for key in keys(count) {
+        assert_eq!(cluster.node_of(&key).cli(&["GET", &key]), key);
+    }
+    assert_eq!(cluster.key_count(), count as u64);
+}
+
+#[tokio::test]
+async fn a_reshard_keeps_keys_and_moves_them() {
+    let cluster = Cluster::start(false).await;
+    assert_eq!((cluster.masters().len(), cluster.nodes().len()), (3, 3));
+    fill(&cluster, 50);
+    let before: Vec<u16> = keys(50).map(|key| cluster.node_of(&key).port()).collect();
+    let slots: BTreeSet<u16> = keys(50).map(|key| cluster.slot_of(&key)).collect();
+    let moved = cluster.reshard(slots.len() + 2).await;
+    assert_eq!(moved.len(), slots.len() + 2);
+    assert!(slots.iter().all(|slot| moved.contains(slot)), "those with keys first");
+    cluster.is_ok().await;
+    all_are_there(&cluster, 50);
+    assert!(keys(50).zip(before).all(|(key, before)| cluster.node_of(&key).port() != before), "all have moved");
+}
+
+#[tokio::test]
+async fn a_slot_can_be_left_half_moved() {
+    let cluster = Cluster::start(false).await;
+    let keys: Vec<String> = (0..4).map(|number| format!("{{a}}{number}")).collect();
+    let from = cluster.node_of("{a}");
+    for key in &keys {
+        from.cli(&["SET", key, "1"]);
+    }
+    let to = cluster.masters().into_iter().find(|node| node.port() != from.port()).expect("another master");
+    let moving = cluster.begin_move(cluster.slot_of("{a}"), to);
+    assert_eq!(moving.move_keys(2), 2);
+    let asked: Vec<String> =
+        keys.iter().filter_map(|key| Some(from.ask(&["GET", key]).err()?.code()?.to_owned())).collect();
+    assert_eq!(asked, ["ASK", "ASK"], "half of them are gone");
+    let split = keys.iter().map(String::as_str).fold(vec!["MGET"], |command, key| [command, vec![key]].concat());
+    assert_eq!(from.ask(&split).expect_err("it has only some of them").code(), Some("TRYAGAIN"));
+    moving.finish();
+    cluster.is_ok().await;
+    assert_eq!(from.ask(&["GET", &keys[0]]).expect_err("it is elsewhere").code(), Some("MOVED"));
+    assert_eq!(to.cli(&["EXISTS", &keys[0], &keys[1], &keys[2], &keys[3]]), "4");
+}
+
+/// Sets `a` to 1 on a master and its replica.
+fn set_on_both(master: &Server) {
+    let mut connection = master.connection();
+    redis::cmd("SET").arg("a").arg(1).query::<()>(&mut connection).expect("set");
+    let reached: u64 = redis::cmd("WAIT").arg(1).arg(30_000).query(&mut connection).expect("wait");
+    assert_eq!(reached, 1, "the replica has it");
+}
+
+#[tokio::test]
+async fn replicas_of_a_cluster_take_over_and_back() {
+    let cluster = Cluster::start_with(ServerOptions::new().password("open"), true).await;
+    assert_eq!((cluster.masters().len(), cluster.nodes().len()), (3, 6));
+    assert!(cluster.url().starts_with("redis+cluster://:open@127.0.0.1:"));
+    let master = cluster.node_of("a");
+    set_on_both(master);
+    let replica = cluster.switch_over(master).await;
+    assert_eq!((cluster.node_of("a").port(), replica.cli(&["GET", "a"]).as_str()), (replica.port(), "1"));
+    assert_eq!(cluster.replica_of(replica).map(Server::port), Some(master.port()));
+    let back = cluster.fail_over(replica).await;
+    assert_eq!((back.port(), back.cli(&["GET", "a"]).as_str()), (master.port(), "1"));
+    cluster.heal().await;
+    assert_eq!(cluster.replica_of(master).map(Server::port), Some(replica.port()));
+}
+
+#[tokio::test]
+async fn sentinels_make_the_replica_the_master_and_back() {
+    let group = SentinelGroup::start_with(ServerOptions::new().password("open")).await;
+    let first = group.master().expect("a master");
+    assert!(group.url().starts_with("redis+sentinel://:open@127.0.0.1:") && group.url().ends_with("/mymaster"));
+    set_on_both(first);
+    let second = group.switch_over().await;
+    assert_eq!(second.cli(&["GET", "a"]), "1");
+    let third = group.fail_over().await;
+    assert_eq!((third.port(), third.cli(&["GET", "a"]).as_str()), (first.port(), "1"));
+    assert!(!second.is_running());
+    group.heal().await;
+    assert_eq!((second.info("role").as_deref(), second.cli(&["GET", "a"]).as_str()), (Some("slave"), "1"));
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::options::TOOLS;
+use super::server::Server;
 
 /// How long an answer is waited for. `DEBUG SLEEP` and the like are waited out.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,4 +47,17 @@ pub fn text(value: &Value) -> String {
         Value::VerbatimString { text, .. } => text.clone(),
         other => format!("{other:?}"),
     }
+}
+
+/// Whether a replica gets every write of its master, which is one of these. The replica's own word is not enough: it says
+/// that it is in step up to a second before the master begins to send it writes.
+pub(crate) fn is_in_step(replica: &Server, servers: &[Server]) -> bool {
+    let of_replica = |field| replica.info(field);
+    let port = of_replica("master_port").and_then(|port| port.parse::<u16>().ok());
+    let Some(master) = servers.iter().find(|server| server.is_running() && Some(server.port()) == port) else {
+        return false;
+    };
+    let line = format!("port={},state=online", replica.port());
+    let of_master = master.ask(&["INFO", "replication"]).map(|info| text(&info)).unwrap_or_default();
+    of_replica("master_link_status").as_deref() == Some("up") && of_master.contains(&line)
 }

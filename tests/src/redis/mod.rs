@@ -3,10 +3,12 @@
 //! SIGKILL. Waits are bounded, and say what they waited for.
 
 pub mod cli;
+pub mod cluster;
 pub mod guard;
 pub mod options;
 pub mod port;
 pub mod proxy;
+pub mod sentinel;
 pub mod server;
 
 use std::time::{Duration, Instant};

@@ -28,6 +28,7 @@ pub struct ServerOptions {
     pub(crate) password: Option<String>,
     pub(crate) tls: Option<TlsFiles>,
     pub(crate) cluster: bool,
+    pub(crate) sentinel: bool,
 }
 
 impl ServerOptions {
@@ -93,6 +94,13 @@ impl ServerOptions {
     pub fn cluster(mut self) -> Self {
         self.cluster = true;
         self.set("cluster-enabled", "yes")
+    }
+
+    /// A Sentinel instead of a server that holds data.
+    #[must_use]
+    pub(crate) fn sentinel(mut self) -> Self {
+        self.sentinel = true;
+        self
     }
 
     /// The configuration file.

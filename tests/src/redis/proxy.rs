@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -286,7 +287,8 @@ impl Shared {
                 return;
             }
             if state.mode == Mode::Refuse {
-                drop((client, listener));
+                drop(client);
+                close(listener);
                 state.listening = false;
                 self.changed.notify_all();
                 let refusing = |state: &mut State| state.mode == Mode::Refuse && !state.ended;
@@ -410,4 +412,12 @@ impl Shared {
             .expect("nobody panicked with the proxy's state");
         assert!(!waited.timed_out(), "waited {DEADLINE:?} in vain: {what}");
     }
+}
+
+/// Ends listening now. To drop the listener is not enough: a process that another thread is just starting has a copy of
+/// it until it runs its program, and meanwhile connections would be taken.
+fn close(listener: TcpListener) {
+    let socket = TcpStream::from(OwnedFd::from(listener));
+    // Where a listener can't be shut, that copy is what it comes to.
+    drop(socket.shutdown(Shutdown::Both));
 }

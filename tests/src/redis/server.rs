@@ -14,11 +14,14 @@ use tempfile::TempDir;
 
 use super::cli::{as_command, connect, info_field, text};
 use super::guard::{Guarded, base};
-use super::options::{Ports, ServerOptions};
+use super::options::{Ports, ServerOptions, TOOLS};
 use super::{port, until};
 
 /// How often a port that was free may be taken by somebody else before the server has it.
 const PORTS_TRIED: u32 = 20;
+
+/// The lowest version that the backend works with.
+const LOWEST_MAJOR: u32 = 7;
 
 /// A running server, or one that was killed and may be started again.
 pub struct Server {
@@ -52,10 +55,14 @@ pub fn program() -> &'static str {
     PROGRAM.get_or_init(|| {
         let program = std::env::var("FERROQ_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
         let version = Command::new(&program).arg("--version").stdin(Stdio::null()).output();
+        // `Redis server v=7.0.15 sha=...`
+        let version = version.map(|version| String::from_utf8_lossy(&version.stdout).into_owned()).unwrap_or_default();
+        let major = version.split_once(" v=").and_then(|(_, number)| number.split('.').next()?.parse::<u32>().ok());
         assert!(
-            version.is_ok_and(|version| version.status.success()),
-            "this test needs {program}, which can't be run. ./test.sh installs it; or do so by hand: \
-             apt-get install redis-server. FERROQ_REDIS_SERVER names another one, such as a valkey-server."
+            major.is_some_and(|major| major >= LOWEST_MAJOR),
+            "this test needs Redis {LOWEST_MAJOR}.0 or later, and {program:?} is missing or older ({version:?}). ./test.sh \
+             installs it; or do so by hand: apt-get install redis-server. FERROQ_REDIS_SERVER names another program, \
+             such as a valkey-server."
         );
         program
     })
@@ -82,11 +89,6 @@ impl Server {
     /// # Panics
     /// If it does not start; the message holds its log.
     pub fn start(options: ServerOptions) -> Server {
-        Server::start_by(options, &[])
-    }
-
-    /// Starts a server with arguments of the command line after the configuration file.
-    pub(crate) fn start_by(options: ServerOptions, arguments: &[&str]) -> Server {
         let directory = TempDir::new_in(base()).expect("a directory for the server");
         for _ in 0..PORTS_TRIED {
             let ports = Ports {
@@ -96,7 +98,7 @@ impl Server {
             };
             std::fs::write(directory.path().join("redis.conf"), options.config(directory.path(), &ports))
                 .expect("write the server's configuration");
-            if let Started::Ready(process) = launch(directory.path(), ports.plain, arguments) {
+            if let Started::Ready(process) = launch(directory.path(), ports.plain, options.sentinel) {
                 let process = Mutex::new(Some(process));
                 return Server { options, ports, process, waiting: Mutex::default(), directory };
             }
@@ -115,6 +117,14 @@ impl Server {
     /// If it does not speak TLS.
     pub fn tls_port(&self) -> u16 {
         self.ports.tls.expect("a server with TLS")
+    }
+
+    /// The port of its Cluster bus.
+    ///
+    /// # Panics
+    /// If it is no node of a Cluster.
+    pub fn cluster_port(&self) -> u16 {
+        self.ports.cluster.expect("a node of a Cluster")
     }
 
     /// `127.0.0.1:<port>`.
@@ -191,7 +201,7 @@ impl Server {
     /// As [`Server::start`], or if somebody else has taken the port.
     pub fn restart(&self) {
         self.kill();
-        match launch(self.directory(), self.port(), &[]) {
+        match launch(self.directory(), self.port(), self.options.sentinel) {
             Started::Ready(process) => *self.process() = Some(process),
             Started::PortTaken => panic!("while the server was down, somebody took its port {}", self.port()),
         }
@@ -237,12 +247,9 @@ impl Server {
         text(&self.ask(command).unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 
-    /// A field of `INFO`.
-    ///
-    /// # Panics
-    /// If the server does not answer.
+    /// A field of `INFO`. Nothing if it has none, or can't be reached.
     pub fn info(&self, field: &str) -> Option<String> {
-        info_field(&self.cli(&["INFO", "everything"]), field)
+        info_field(&text(&self.ask(&["INFO", "everything"]).ok()?), field)
     }
 
     /// The memory that its data takes, in bytes.
@@ -269,7 +276,7 @@ impl Server {
         self.cli(&["CONFIG", "SET", directive, value]);
     }
 
-    /// Closes the connections of all clients; answers how many there were.
+    /// Closes the connections of all clients but the tests' own tools; answers how many there were.
     ///
     /// # Panics
     /// If the server does not answer.
@@ -277,10 +284,22 @@ impl Server {
         let mut connection = self.connection();
         let mut killed = 0;
         for kind in ["normal", "pubsub"] {
-            let count: u64 = as_command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"])
+            let clients: String = as_command(&["CLIENT", "LIST", "TYPE", kind])
                 .query(&mut connection)
-                .unwrap_or_else(|error| panic!("CLIENT KILL: {error}"));
-            killed += count;
+                .unwrap_or_else(|error| panic!("CLIENT LIST: {error}"));
+            let of_tools = format!("user={TOOLS}");
+            let mut kill = redis::pipe();
+            for client in clients.lines().filter(|client| !client.split(' ').any(|field| field == of_tools)) {
+                let id = client.strip_prefix("id=").and_then(|rest| rest.split(' ').next()).expect("a client's id");
+                kill.cmd("CLIENT").arg("KILL").arg("ID").arg(id);
+            }
+            if kill.is_empty() {
+                continue;
+            }
+            // Those that have left by themselves meanwhile count for nothing.
+            let killed_of_kind: Vec<u64> =
+                kill.query(&mut connection).unwrap_or_else(|error| panic!("CLIENT KILL: {error}"));
+            killed += killed_of_kind.iter().sum::<u64>();
         }
         killed
     }
@@ -359,11 +378,13 @@ impl Drop for Server {
 }
 
 /// Starts the server whose configuration is in this directory, and waits until it answers.
-fn launch(directory: &Path, port: u16, arguments: &[&str]) -> Started {
+fn launch(directory: &Path, port: u16, sentinel: bool) -> Started {
     let config = directory.join("redis.conf");
     // What an earlier process has logged is not about this one.
     drop(std::fs::rename(directory.join("redis.log"), directory.join("redis.log.before")));
-    let mut process = Guarded::start(program(), &[&[config.to_string_lossy().as_ref()], arguments].concat());
+    let config = config.to_string_lossy();
+    let arguments: &[&str] = if sentinel { &[&config, "--sentinel"] } else { &[&config] };
+    let mut process = Guarded::start(program(), arguments);
     let pid = process.pid().to_string();
     let ready = until("the server answers", || {
         if process.has_ended() {
