@@ -2,10 +2,14 @@
 //! of every other backend. Each call of the contract is one script on one queue's keys, so it is atomic, and one round
 //! trip. The layout is written out in `docs/redis-layout.md`.
 
+mod acl;
 mod combine;
+mod control;
 mod enqueue;
 mod error;
+mod events;
 mod exchange;
+mod inspect;
 mod jobs;
 mod keys;
 mod link;
@@ -17,7 +21,10 @@ mod script;
 mod signals;
 mod spec;
 mod storage;
+mod transfer;
 mod url;
+mod walk;
 
+pub use acl::{acl_commands, acl_rule};
 pub use options::{RedisOptions, TlsOptions, WaitFor};
 pub use storage::RedisStorage;

@@ -122,7 +122,6 @@ impl RedisStorage {
     }
 }
 
-#[cfg(any())]
 #[async_trait]
 impl Storage for RedisStorage {
     fn capabilities(&self) -> Capabilities {

@@ -13,7 +13,7 @@ use crate::work::{Kept, Tick, configure, fill};
 use crate::{Bench, BenchError};
 
 pub(crate) async fn run(bench: &mut Bench) -> Result<(), BenchError> {
-    for backend in [Backend::Memory, Backend::SqliteNormal] {
+    for backend in [Backend::Memory, Backend::SqliteNormal, Backend::Redis] {
         for backlog in [1_000, 10_000, 100_000, 1_000_000] {
             if bench.quick && backlog > 100_000 {
                 continue;

@@ -1,5 +1,5 @@
 //! What an idle worker costs: processor time of the whole process over some seconds in which nothing happens, as a share
-//! of one core. Read from /proc, so on Linux only.
+//! of one core (read from /proc, so on Linux only); and on Redis the commands that it sends.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::work::{Tally, tick};
 use crate::{Bench, BenchError};
 
 pub(crate) async fn run(bench: &mut Bench) -> Result<(), BenchError> {
-    for backend in [Backend::Memory, Backend::SqliteNormal] {
+    for backend in [Backend::Memory, Backend::SqliteNormal, Backend::Redis] {
         if !cfg!(target_os = "linux") || !bench.wants("idle", backend.name(), "one worker") {
             continue;
         }
@@ -18,9 +18,14 @@ pub(crate) async fn run(bench: &mut Bench) -> Result<(), BenchError> {
         let store = backend.store().await?;
         let worker = Worker::new(&store.client).state(Tally::new(0)).concurrency(10).handle(tick).start().await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
+        let commands = store.server().map(|server| server.commands());
         let before = cpu_seconds()?;
         tokio::time::sleep(span).await;
         let share = (cpu_seconds()? - before) / span.as_secs_f64() * 100.0;
+        if let (Some(before), Some(server)) = (commands, store.server()) {
+            let rate = (server.commands() - before) as f64 / span.as_secs_f64();
+            bench.record("idle", backend.name(), "one worker", "commands/s", &[rate]);
+        }
         worker.shutdown().await;
         bench.record("idle", backend.name(), "one worker", "% core", &[share]);
     }

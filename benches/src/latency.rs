@@ -1,12 +1,9 @@
 //! How long a job that finds an idle worker waits for its handler to start: in the same process, and with the worker in
-//! another process on the same SQLite file. Both ends read the same clock (the host's, which processes share).
+//! another process on the same SQLite file or Redis server. Both ends read the same clock (the host's, which processes share).
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ferroq::prelude::*;
-use ferroq::sqlite::{SqliteOptions, SqliteStorage};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -28,7 +25,7 @@ fn now_ns() -> u64 {
 
 pub(crate) async fn run(bench: &mut Bench) -> Result<(), BenchError> {
     let samples = bench.jobs(2_000);
-    for backend in [Backend::Memory, Backend::SqliteNormal] {
+    for backend in [Backend::Memory, Backend::SqliteNormal, Backend::Redis] {
         if bench.wants("latency", backend.name(), "in-process") {
             let store = backend.store().await?;
             let (tx, mut starts) = mpsc::unbounded_channel();
@@ -38,12 +35,15 @@ pub(crate) async fn run(bench: &mut Bench) -> Result<(), BenchError> {
             record(bench, backend.name(), "in-process", &waits);
         }
     }
-    if bench.wants("latency", Backend::SqliteNormal.name(), "across-processes") {
-        let store = Backend::SqliteNormal.store().await?;
-        let path = store.path().ok_or("a SQLite store has a path")?;
+    for backend in [Backend::SqliteNormal, Backend::Redis] {
+        if !bench.wants("latency", backend.name(), "across-processes") {
+            continue;
+        }
+        let store = backend.store().await?;
+        let url = store.url.clone().ok_or("the store can't be shared by processes")?;
         let mut child = tokio::process::Command::new(std::env::current_exe()?)
             .arg("--latency-worker")
-            .arg(&path)
+            .arg(&url)
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .kill_on_drop(true)
@@ -64,7 +64,7 @@ pub(crate) async fn run(bench: &mut Bench) -> Result<(), BenchError> {
         drop(child.stdin.take());
         child.wait().await?;
         reader.abort();
-        record(bench, Backend::SqliteNormal.name(), "across-processes", &waits);
+        record(bench, backend.name(), "across-processes", &waits);
     }
     Ok(())
 }
@@ -101,9 +101,8 @@ fn record(bench: &mut Bench, backend: &str, settings: &str, waits: &Histogram<u6
 }
 
 /// The other process: works, and prints each job's wait in nanoseconds, until its input is closed.
-pub(crate) async fn worker(path: &str) -> Result<(), BenchError> {
-    let storage = SqliteStorage::open(SqliteOptions::new(Path::new(path))).await?;
-    let client = Client::new(Arc::new(storage));
+pub(crate) async fn worker(url: &str) -> Result<(), BenchError> {
+    let client = ferroq::connect(url).await?;
     let (tx, mut waits) = mpsc::unbounded_channel::<u64>();
     let printer = tokio::spawn(async move {
         use tokio::io::AsyncWriteExt;

@@ -6,6 +6,7 @@ mod drain;
 mod enqueue;
 mod idle;
 mod latency;
+mod memory;
 mod report;
 mod store;
 mod work;
@@ -65,8 +66,8 @@ impl Bench {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(path) = arguments.latency_worker {
-        return finish(latency::worker(&path).await);
+    if let Some(url) = arguments.latency_worker {
+        return finish(latency::worker(&url).await);
     }
     let mut bench = Bench { quick: arguments.quick, filter: arguments.filter, report: Report::new(arguments.json) };
     finish(all(&mut bench).await)
@@ -76,6 +77,7 @@ async fn all(bench: &mut Bench) -> Result<(), BenchError> {
     enqueue::run(bench).await?;
     drain::run(bench).await?;
     backlog::run(bench).await?;
+    memory::run(bench).await?;
     latency::run(bench).await?;
     idle::run(bench).await
 }

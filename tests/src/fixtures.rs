@@ -6,8 +6,11 @@ use std::sync::Arc;
 use ferroq_core::clock::ManualClock;
 use ferroq_core::storage::Storage;
 use ferroq_memory::MemoryStorage;
+use ferroq_redis::{RedisOptions, RedisStorage};
 use ferroq_sqlite::{SqliteOptions, SqliteStorage};
 use ferroq_testkit::harness::Fixture;
+
+use crate::redis::server;
 
 /// A store in memory.
 pub async fn memory() -> Fixture {
@@ -25,4 +28,17 @@ pub async fn sqlite() -> Fixture {
         async move { Arc::new(SqliteStorage::open(options).await.expect("the database opens")) as Arc<dyn Storage> }
     };
     Fixture::new(open().await, clock, directory).with_reopen(open)
+}
+
+/// A store in a namespace of its own on the Redis server that the tests of this process share.
+pub async fn redis() -> Fixture {
+    let clock = ManualClock::default();
+    let url = server::shared().url();
+    let options = RedisOptions::from_url(&url).expect("the server's URL").namespace(server::namespace());
+    let options = options.clock(Arc::new(clock.clone()));
+    let open = move || {
+        let options = options.clone();
+        async move { Arc::new(RedisStorage::open(options).await.expect("the server answers")) as Arc<dyn Storage> }
+    };
+    Fixture::new(open().await, clock, ()).with_reopen(open)
 }

@@ -3,7 +3,7 @@
 
 use ferroq_testkit::harness::StorageBuilder;
 use ferroq_testkit::history::{Config, run};
-use ferroq_tests::fixtures::{memory, sqlite};
+use ferroq_tests::fixtures::{memory, redis, sqlite};
 
 fn check(name: &str, builder: &dyn StorageBuilder) {
     let config = Config::from_env(name, "cargo test -p ferroq-tests --test concurrent");
@@ -24,4 +24,9 @@ fn what_happened_to_a_job_in_memory_is_explainable() {
 #[test]
 fn what_happened_to_a_job_on_sqlite_is_explainable() {
     check("what_happened_to_a_job_on_sqlite_is_explainable", &sqlite);
+}
+
+#[test]
+fn what_happened_to_a_job_on_redis_is_explainable() {
+    check("what_happened_to_a_job_on_redis_is_explainable", &redis);
 }

@@ -12,3 +12,9 @@ mod sqlite {
 
     ferroq_testkit::conformance!(sqlite_store);
 }
+
+mod redis {
+    use ferroq_tests::fixtures::redis as redis_store;
+
+    ferroq_testkit::conformance!(redis_store);
+}

@@ -7,7 +7,7 @@ use std::path::Path;
 use ferroq_core::event::EventKind;
 use ferroq_testkit::harness::StorageBuilder;
 use ferroq_testkit::property::{Config, Report, run_side_by_side};
-use ferroq_tests::fixtures::{memory, sqlite};
+use ferroq_tests::fixtures::{memory, redis, sqlite};
 
 fn check(name: &str, builders: &[(&str, &dyn StorageBuilder)], cases: u32) -> Report {
     let regressions = Path::new(env!("CARGO_MANIFEST_DIR")).join("proptest-regressions");
@@ -37,6 +37,11 @@ fn sqlite_follows_the_model() {
 }
 
 #[test]
-fn memory_and_sqlite_do_the_same() {
-    check("memory_and_sqlite_do_the_same", &[("memory", &memory), ("sqlite", &sqlite)], 200);
+fn redis_follows_the_model() {
+    check("redis_follows_the_model", &[("redis", &redis)], 400);
+}
+
+#[test]
+fn all_backends_do_the_same() {
+    check("all_backends_do_the_same", &[("memory", &memory), ("sqlite", &sqlite), ("redis", &redis)], 200);
 }
