@@ -87,4 +87,17 @@ scripts! {
     WATCH = "watch", "allow-oom", ["names" "pack" "turn" "record"];
     QUARANTINE = "quarantine", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "settle" "claim"];
     DELIVER = "deliver", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "put"];
+    ACT = "act", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "walk"];
+    CONFIGURE = "configure", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "config"];
+    OBLITERATE = "obliterate", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "walk"];
+    RESTORE = "restore", "", ["names" "pack" "turn" "record" "leave" "finish" "config"];
+    // These only read, and run on a server that takes no writes.
+    FIND = "find", "no-writes", ["names" "pack" "turn" "record" "walk"];
+    LIST = "list", "no-writes", ["names" "pack" "turn" "record" "walk"];
+    COUNTS = "counts", "no-writes", ["names" "pack" "turn" "record" "walk"];
+    EVENTS = "events", "no-writes", ["names" "pack" "turn"];
+    SETTINGS = "settings", "no-writes", ["names" "pack" "turn"];
+    HELD = "held", "no-writes", ["names" "pack" "turn"];
+    SEQS = "seqs", "no-writes", ["names" "pack" "turn"];
+    TIME = "time", "no-writes", ["names" "pack" "turn"];
 }

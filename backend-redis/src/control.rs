@@ -1,0 +1,216 @@
+//! The role of the operator: acts on jobs, and on queues as a whole.
+
+use async_trait::async_trait;
+use ferroq_core::clock::micros;
+use ferroq_core::job::{JobState, QueueName, Start};
+use ferroq_core::storage::{
+    Act, ActAnswer, ActReport, ActRequest, Control, ErrorCode, ObliterateAnswer, QueueConfig, Selection, StorageError,
+};
+use redis::{Cmd, Value};
+
+use crate::RedisStorage;
+use crate::error::{invalid, unsupported};
+use crate::exchange::strange;
+use crate::inspect::{array, count};
+use crate::keys;
+use crate::record::{bytes_of, id_of};
+use crate::script::{ACT, CONFIGURE, OBLITERATE, SETTINGS};
+use crate::spec::{Reader, Unreadable};
+use crate::walk;
+
+#[async_trait]
+impl Control for RedisStorage {
+    async fn act(&self, request: ActRequest) -> Result<ActReport, StorageError> {
+        let ActRequest { call, queue, on, act } = request;
+        if matches!(on, Selection::Filter { max_items: 0, .. }) {
+            return Err(invalid("a step of an act by filter looks at one record at least"));
+        }
+        let act = act_bytes(&act)?;
+        let (keys, clock) = (self.keys(&queue), self.clock_arg());
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(&clock);
+            match call {
+                Some(call) => cmd.arg(call.number).arg(call.acknowledged_below),
+                None => cmd.arg("").arg(""),
+            };
+            cmd.arg(&act);
+            match &on {
+                Selection::Ids(ids) => {
+                    cmd.arg("i");
+                    for id in ids {
+                        cmd.arg(id.as_bytes());
+                    }
+                }
+                Selection::Filter { filter, after, max_items } => {
+                    cmd.arg("f");
+                    walk::step(cmd, filter, *after, *max_items);
+                }
+            }
+        };
+        let report = self.run(&ACT, &keys, &keys.answers(call.map(|call| call.session)), args).await?;
+        report_of(report).map_err(|Unreadable| strange("the report of an act"))
+    }
+
+    async fn config(&self, queue: &QueueName) -> Result<QueueConfig, StorageError> {
+        Ok(settings_of(self.look(&SETTINGS, queue, |cmd| cmd).await?)?.1)
+    }
+
+    async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError> {
+        self.store_config(queue, |cmd| config_args(cmd, Some(&config))).await.map(drop)
+    }
+
+    async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<bool, StorageError> {
+        self.store_config(queue, |cmd| cmd.arg(u8::from(paused))).await
+    }
+
+    async fn obliterate(
+        &self,
+        queue: &QueueName,
+        force: bool,
+        max_items: usize,
+    ) -> Result<ObliterateAnswer, StorageError> {
+        if max_items == 0 {
+            return Err(invalid("a step of an obliteration removes one job at least"));
+        }
+        let (keys, clock) = (self.keys(queue), self.clock_arg());
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(&clock).arg(u8::from(force)).arg(walk::items(max_items));
+        };
+        let answer = self.run(&OBLITERATE, &keys, &keys.answers(None), args).await?;
+        match obliterated(answer).map_err(|Unreadable| strange("the answer to an obliteration"))? {
+            (ObliterateAnswer::Done, is_outbox_left) => {
+                // A name in the registry is how others find what is left in the outbox.
+                if !is_outbox_left {
+                    self.unregister(queue).await?;
+                }
+                Ok(ObliterateAnswer::Done)
+            }
+            (answer, _) => Ok(answer),
+        }
+    }
+}
+
+impl RedisStorage {
+    /// Stores settings, and answers whether that paused or resumed the queue.
+    async fn store_config(
+        &self,
+        queue: &QueueName,
+        config: impl Fn(&mut Cmd) -> &mut Cmd + Send + Sync,
+    ) -> Result<bool, StorageError> {
+        self.register(queue).await?;
+        let (keys, clock) = (self.keys(queue), self.clock_arg());
+        let args = |cmd: &mut Cmd| {
+            config(cmd.arg(&clock));
+        };
+        let flags = self.run(&CONFIGURE, &keys, &keys.answers(None), args).await?;
+        match bytes_of(flags).as_deref() {
+            Ok(&[created, changed]) => {
+                if created == 1 {
+                    self.created(queue).await?;
+                }
+                Ok(changed == 1)
+            }
+            _ => Err(strange("the answer to a change of settings")),
+        }
+    }
+
+    /// Takes a queue's name out of the registry, unless somebody made the queue anew.
+    async fn unregister(&self, queue: &QueueName) -> Result<(), StorageError> {
+        let mut cmd = redis::cmd("SREM");
+        cmd.arg(keys::registry(&self.options.namespace)).arg(queue.as_str());
+        self.link.call(&cmd).await?;
+        if self.exists(queue).await? {
+            self.created(queue).await?;
+        }
+        Ok(())
+    }
+}
+
+/// An act as `act.lua` takes it.
+fn act_bytes(act: &Act) -> Result<Vec<u8>, StorageError> {
+    Ok(match act {
+        Act::Cancel => vec![0],
+        Act::Retry { reset } => vec![1, u8::from(*reset)],
+        Act::Promote => vec![2],
+        Act::Reschedule(start) => {
+            let (tag, at) = match start {
+                Start::Now => (0, 0),
+                Start::After(delay) => (1, micros(*delay)),
+                Start::At(at) => (2, at.as_micros()),
+            };
+            [&[3, tag][..], &at.to_be_bytes()].concat()
+        }
+        Act::SetPriority(priority) => vec![4, priority.0],
+        Act::Remove => vec![5],
+        _ => return Err(unsupported("this version of the Redis backend does not know this act")),
+    })
+}
+
+fn report_of(report: Value) -> Result<ActReport, Unreadable> {
+    let mut values = array(report)?.into_iter().map(bytes_of);
+    let (next, answers) = (values.next().ok_or(Unreadable)??, values.next().ok_or(Unreadable)??);
+    let mut report = ActReport { answers: Vec::new(), next: walk::next(&next)? };
+    let mut from = Reader(&answers);
+    while !from.0.is_empty() {
+        let id = id_of(from.bytes(16)?)?;
+        let (answer, state) = (from.u8()?, JobState::from_number(from.u8()?).ok_or(Unreadable)?);
+        let answer = match answer {
+            0 => ActAnswer::Done(state),
+            1 => ActAnswer::Requested,
+            2 => ActAnswer::Unchanged(state),
+            3 => ActAnswer::Refused(state),
+            4 => ActAnswer::DedupHeld(id_of(from.bytes(16)?)?),
+            5 => ActAnswer::NotFound,
+            _ => return Err(Unreadable),
+        };
+        report.answers.push((id, answer));
+    }
+    Ok(report)
+}
+
+/// Adds the nine arguments of a queue's settings; see `config.lua`.
+pub(crate) fn config_args<'a>(cmd: &'a mut Cmd, config: Option<&QueueConfig>) -> &'a mut Cmd {
+    let Some(config) = config else {
+        return (0..9).fold(cmd, |cmd, _| cmd.arg(""));
+    };
+    // Numbers and a flag: there is nothing in them that JSON can't say.
+    cmd.arg(u8::from(config.paused)).arg(serde_json::to_string(config).unwrap_or_default());
+    let retention = &config.retention;
+    for rule in [retention.completed, retention.failed, retention.cancelled] {
+        cmd.arg(micros(rule.age)).arg(rule.count);
+    }
+    // The server counts entries in a signed number.
+    cmd.arg(i64::try_from(config.event_entries_kept).unwrap_or(i64::MAX))
+}
+
+/// What `settings.lua` answers: whether the queue exists, and its settings.
+pub(crate) fn settings_of(settings: Value) -> Result<(bool, QueueConfig), StorageError> {
+    let read = || {
+        let mut values = array(settings)?.into_iter();
+        let (exists, paused) = (count(values.next())? == 1, count(values.next())? == 1);
+        Ok((exists, paused, values.next().map_or(Err(Unreadable), bytes_of)?))
+    };
+    let (exists, paused, json) = read().map_err(|Unreadable| strange("the settings of a queue"))?;
+    let mut config = QueueConfig::default();
+    if !json.is_empty() {
+        config = serde_json::from_slice(&json).map_err(|error| {
+            let damaged =
+                "the field `config` of the queue's `meta` key is not what ferroq wrote; configure the queue anew";
+            StorageError::new(ErrorCode::Corrupt, damaged).because(error)
+        })?;
+    }
+    config.paused = paused;
+    Ok((exists, config))
+}
+
+/// What `obliterate.lua` answers, and whether the outbox is left.
+fn obliterated(answer: Value) -> Result<(ObliterateAnswer, bool), Unreadable> {
+    let mut values = array(answer)?.into_iter();
+    let (answer, number) = (count(values.next())?, count(values.next())?);
+    Ok(match answer {
+        0 => (ObliterateAnswer::Done, number == 1),
+        1 => (ObliterateAnswer::Active(number), false),
+        2 => (ObliterateAnswer::More(number as usize), false),
+        _ => return Err(Unreadable),
+    })
+}

@@ -1,0 +1,25 @@
+-- Stores a queue's settings, or pauses or resumes it and leaves the rest as it is. The queue exists from then on.
+--
+-- Arguments: the clock's reading, or ''; '1' to pause, else '0'; or all of the settings (see config.lua).
+-- Answer: flags (1 byte, 1: the queue was made), and '\1' if that paused or resumed the queue, else '\0'.
+-- Errors: FERROQ_SCHEMA.
+-- Work: constant; a clock that stepped back extends every lease.
+local refused = begin(ARGV[1])
+if refused then
+  return refused
+end
+go_on()
+local paused = ARGV[2] == '1'
+local changed = meta.paused ~= paused
+if changed then
+  queue_event(paused and E.PAUSED or E.RESUMED)
+end
+if ARGV[3] then
+  store_config(2)
+else
+  call('HSET', META, 'paused', ARGV[2])
+end
+created = not exists
+hint_control = true
+finish()
+return (created and '\1' or '\0') .. (changed and '\1' or '\0')

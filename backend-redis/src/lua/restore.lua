@@ -1,0 +1,93 @@
+-- Writes a page of a dump: settings, keys that nobody holds, and jobs whose id is not there, as they are.
+--
+-- A seq beyond the queue's counter is nobody's. Of the others somebody has to look whether another job has them, which
+-- would take this script too long; so it asks for a look (see seqs.lua), and is called again with what the look is good
+-- for: the counter, and the number of restores, as they were before it. New jobs only get seqs beyond that counter.
+--
+-- Arguments: the clock's reading, or ''; the counter and the number of restores as they were before the look, or '' and
+--   ''; the settings (see config.lua), or '' nine times; how many keys, and per key its name, and its holder and until
+--   when (16 + 8 bytes); then per job id, spec, entry (or ''), and errors, progress, checkpoint, result and log (or '').
+-- Answer: flags (1 byte, 1: the queue was made), how many jobs were written, and how many were there already; or the
+--   counter, the number of restores, and the seqs to look for (7 bytes each), after '\2', with nothing written.
+-- Errors: FERROQ_SCHEMA, FERROQ_INVALID.
+-- Work: proportional to the page and its bytes, about 5 microseconds per job.
+local refused = begin(ARGV[1])
+if refused then
+  return refused
+end
+local restores = call('HGET', META, 'restores') or '0'
+local looked_up_to = ARGV[3] == restores and tonumber(ARGV[2]) or -1
+local keys = tonumber(ARGV[13])
+local met, seqs, fresh, to_look_for = {}, {}, {}, {}
+local existing, highest, must_look = 0, meta.seq, false
+for at = 14 + keys * 2, #ARGV, 8 do
+  local id, seq = ARGV[at], sub(ARGV[at + 1], 1, 7)
+  if met[id] or call('HEXISTS', SPEC, id) == 1 then
+    existing = existing + 1
+  else
+    if seqs[seq] then
+      return refuse('INVALID', 'two jobs of the restored page have the same seq')
+    end
+    met[id], seqs[seq] = true, true
+    fresh[#fresh + 1] = at
+    local size = math.abs(unpack_bytes('>I7', seq) - SEQ_BIAS)
+    highest = math.max(highest, size)
+    if size <= meta.seq then
+      to_look_for[#to_look_for + 1] = seq
+      must_look = must_look or size > looked_up_to
+    end
+  end
+end
+if must_look then
+  return { '\2', string.format('%.0f', meta.seq), restores, concat(to_look_for) }
+end
+
+go_on()
+if ARGV[5] ~= '' then
+  store_config(4)
+  hint_control = true
+end
+for at = 14, 12 + keys * 2, 2 do
+  local key, hold = ARGV[at], ARGV[at + 1]
+  if call('HSETNX', DEDUP, key, hold) == 1 and sub(hold, 17, 24) ~= NONE8 then
+    call('ZADD', HOLDS, number(sub(hold, 17, 24)), key)
+  end
+end
+local specs, runs, notes, lines, term_min = {}, {}, {}, {}, nil
+local letters = { 'e', 'p', 'c', 'r', 'l' }
+for i = 1, #fresh do
+  local at = fresh[i]
+  local id, blob, entry = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local j = job_of(id, blob, entry ~= '' and entry)
+  specs[2 * i - 1], specs[2 * i] = id, blob
+  if entry ~= '' then
+    runs[#runs + 1], runs[#runs + 2] = id, entry
+  end
+  for k = 1, 5 do
+    if ARGV[at + 2 + k] ~= '' then
+      notes[#notes + 1], notes[#notes + 2] = id .. letters[k], ARGV[at + 2 + k]
+    end
+  end
+  local line, score = job.line(j)
+  lines[line] = lines[line] or {}
+  local members = lines[line]
+  members[#members + 1], members[#members + 2] = score, j.member
+  if j.state == ACTIVE then
+    term_min = math.min(term_min or number(j.term), number(j.term))
+  end
+end
+many('HSET', SPEC, specs, 2)
+many('HSET', RUN, runs, 2)
+many('HSET', NOTES, notes, 2)
+if term_min then
+  note_term(term_min)
+end
+for line, members in pairs(lines) do
+  many('ZADD', line, members, 2)
+end
+call('HINCRBY', META, 'restores', 1)
+meta.seq, meta.attended = highest, now
+hint_work = true
+created = not exists
+finish()
+return { created and '\1' or '\0', #fresh, existing }
