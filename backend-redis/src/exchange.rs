@@ -77,7 +77,7 @@ impl RedisStorage {
             }
         };
         let mut settled = answered.settled(&settlements)?;
-        if answered.outbox {
+        if answered.outbox || settled.iter().any(|(_, sent)| !sent.is_empty()) {
             self.relay_own(&keys, &settlements, &mut settled).await;
         }
         Ok(ExchangeAnswer { settled: settled.into_iter().map(|(answer, _)| answer).collect(), claimed })
