@@ -150,7 +150,23 @@ impl CallError {
     /// Whether this says that the connection leads to a server that can't serve now, rather than anything about the
     /// command.
     pub(crate) fn is_about_the_server(&self) -> bool {
-        matches!(self.server_code(), Some("READONLY" | "LOADING" | "MASTERDOWN"))
+        matches!(self.server_code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "UNBLOCKED"))
+    }
+
+    /// Whether nothing was run and another server may be the right one by now.
+    pub(crate) fn may_be_elsewhere(&self) -> bool {
+        self.is_about_the_server() || matches!(self.cause, Cause::Connect { .. })
+    }
+
+    /// Whether the server does not let this user in.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self.cause, Cause::Connect { code: ErrorCode::Denied, .. })
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told().message)
     }
 }
 
@@ -177,7 +193,7 @@ impl From<CallError> for StorageError {
 /// Whether an error reply says that nothing was written: Redis refused before it ran anything, a script refused by
 /// itself (`FERROQ_..`), or a script's first look at a key failed, which comes before its first write.
 fn comes_before_effects(code: &str, text: &str) -> bool {
-    const BEFORE: [&str; 20] = [
+    const BEFORE: [&str; 21] = [
         "NOSCRIPT",
         "OOM",
         "READONLY",
@@ -198,8 +214,13 @@ fn comes_before_effects(code: &str, text: &str) -> bool {
         "WRONGTYPE",
         "NOPROTO",
         "DENIED",
+        "UNBLOCKED",
     ];
-    BEFORE.contains(&code) || code.starts_with("FERROQ_") || is_unknown_command(text) || is_denied_in_script(text)
+    BEFORE.contains(&code)
+        || code.starts_with("FERROQ_")
+        || is_unknown_command(text)
+        || is_denied_in_script(text)
+        || text.contains("cluster support disabled")
 }
 
 fn is_unknown_command(text: &str) -> bool {
@@ -232,6 +253,7 @@ fn meaning(code: &str, text: &str) -> StorageText {
             ErrorCode::Unavailable,
             "this Redis server is a replica now and takes no writes; looking for the master".into(),
         ),
+        "UNBLOCKED" => (ErrorCode::Unavailable, "this Redis server has become a replica while the call waited".into()),
         "LOADING" => (ErrorCode::Unavailable, "Redis is still loading its data".into()),
         "MASTERDOWN" => (ErrorCode::Unavailable, "this Redis replica has lost its master".into()),
         "CLUSTERDOWN" => (ErrorCode::Unavailable, format!("the Redis cluster is down: {text}")),
@@ -263,6 +285,10 @@ fn meaning(code: &str, text: &str) -> StorageText {
         _ if is_unknown_command(text) => {
             (ErrorCode::Unsupported, format!("this server lacks a command that is needed: {text}"))
         }
+        _ if text.contains("cluster support disabled") => (
+            ErrorCode::Unsupported,
+            "this Redis server is not part of a cluster; begin the URL with redis:// or rediss://".into(),
+        ),
         _ if is_denied_in_script(text) => (ErrorCode::Denied, denied(text)),
         _ => (ErrorCode::Other, format!("Redis refused a command: {code} {text}")),
     };

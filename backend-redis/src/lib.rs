@@ -27,4 +27,5 @@ mod walk;
 
 pub use acl::{acl_commands, acl_rule};
 pub use options::{RedisOptions, TlsOptions, WaitFor};
+pub use probe::{Persistence, RedisReport, ServerKind};
 pub use storage::RedisStorage;

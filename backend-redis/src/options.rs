@@ -25,6 +25,8 @@ pub struct RedisOptions {
     pub(crate) replicas_wait: Option<WaitFor>,
     pub(crate) accept_eviction: bool,
     pub(crate) clock: Option<Arc<dyn Clock>>,
+    /// Called between the steps of a relay, with the step's name.
+    pub(crate) on_step: Option<Arc<dyn Fn(&'static str) + Send + Sync>>,
 }
 
 /// Where the servers are and how they belong together.
@@ -166,6 +168,7 @@ impl RedisOptions {
             replicas_wait: None,
             accept_eviction: false,
             clock: None,
+            on_step: None,
         }
     }
 
@@ -246,6 +249,19 @@ impl RedisOptions {
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
         self
+    }
+
+    /// Calls `hook` between the steps by which an effect gets from one queue to another, with the step's name. For tests
+    /// that end a process there.
+    #[doc(hidden)]
+    pub fn on_step(mut self, hook: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+        self.on_step = Some(Arc::new(hook));
+        self
+    }
+
+    /// Whether sentinels are asked for the master.
+    pub(crate) fn has_sentinels(&self) -> bool {
+        matches!(self.servers, Servers::Sentinel { .. })
     }
 
     /// Says everything that is wrong with these options.
@@ -349,6 +365,6 @@ impl fmt::Debug for RedisOptions {
             .field("replicas_wait", &self.replicas_wait)
             .field("accept_eviction", &self.accept_eviction)
             .field("clock", &self.clock)
-            .finish()
+            .finish_non_exhaustive()
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 
 use super::Link;
+use super::cluster::Next;
 use super::live::Live;
 use crate::error::CallError;
 
@@ -20,9 +21,19 @@ pub(crate) struct Blocking {
 
 impl Blocking {
     pub(super) async fn open(link: Link, key: &str) -> Result<Self, CallError> {
-        let mut blocking = Blocking { link, key: key.to_owned(), live: None };
+        let mut blocking = Blocking::over(link, key, None);
         blocking.live = Some(blocking.dial().await?);
         Ok(blocking)
+    }
+
+    /// Over a connection that exists, if one does.
+    pub(super) fn over(link: Link, key: &str, live: Option<Arc<Live>>) -> Self {
+        Blocking { link, key: key.to_owned(), live }
+    }
+
+    /// The connection, for somebody else.
+    pub(super) fn into_live(self) -> Option<Arc<Live>> {
+        self.live
     }
 
     /// Sends a command and waits for its answer. `timeout` must be longer than the time for which the command itself may
@@ -33,18 +44,40 @@ impl Blocking {
         if self.link.is_closed() {
             return Err(CallError::closed());
         }
-        let live = match self.live.take() {
+        let mut live = match self.live.take() {
             Some(live) if live.is_good() => live,
             _ => self.dial().await?,
         };
-        let giving_up = GiveUp(Some(live));
-        let Some(live) = &giving_up.0 else { return Err(CallError::closed()) };
-        let answer = live.call_alone(cmd, timeout).await;
-        match &answer {
-            Err(error) if error.is_about_the_server() => {}
-            _ => self.live = giving_up.keep(),
+        let (mut hop, mut asking) = (0, false);
+        loop {
+            let end = EndUnlessKept(Some(&live));
+            let answer =
+                if asking { live.call_alone_asking(cmd, timeout).await } else { live.call_alone(cmd, timeout).await };
+            let error = match answer {
+                Err(error) => error,
+                answer => {
+                    end.keep();
+                    // A node that was only asked this once is not where the key is at home.
+                    self.live = (!asking).then_some(live);
+                    return answer;
+                }
+            };
+            hop += 1;
+            match self.link.next(&self.key, &live.address, &error, hop).await {
+                Next::To { address, asking: ask } => {
+                    drop(end);
+                    live = Arc::new(self.link.dialer.dial(&address).await?);
+                    asking = ask;
+                }
+                Next::Nowhere => {
+                    if !error.is_about_the_server() && !asking {
+                        end.keep();
+                        self.live = Some(live);
+                    }
+                    return Err(error);
+                }
+            }
         }
-        answer
     }
 
     /// The shared connection knows where to go and how often to try.
@@ -54,18 +87,18 @@ impl Blocking {
     }
 }
 
-/// Ends a connection whose caller went away.
-struct GiveUp(Option<Arc<Live>>);
+/// Ends a connection whose caller went away, or that leads to the wrong place.
+struct EndUnlessKept<'a>(Option<&'a Arc<Live>>);
 
-impl GiveUp {
-    fn keep(mut self) -> Option<Arc<Live>> {
-        self.0.take()
+impl EndUnlessKept<'_> {
+    fn keep(mut self) {
+        self.0 = None;
     }
 }
 
-impl Drop for GiveUp {
+impl Drop for EndUnlessKept<'_> {
     fn drop(&mut self) {
-        if let Some(live) = &self.0 {
+        if let Some(live) = self.0 {
             live.end();
         }
     }

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use super::live::Live;
 use super::tls::Tls;
 use crate::error::CallError;
-use crate::options::{Address, RedisOptions};
+use crate::options::{Address, RedisOptions, Secret, Servers};
 
 /// How many commands may wait to be written before callers wait too.
 const QUEUED_COMMANDS: usize = 1024;
@@ -27,6 +27,7 @@ const WRITE_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Dialer {
     login: RedisConnectionInfo,
+    sentinel_login: RedisConnectionInfo,
     tls: Option<Tls>,
     connect_timeout: Duration,
     call_timeout: Duration,
@@ -39,9 +40,15 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 impl Dialer {
     /// Reads the certificates.
     pub(super) fn new(options: &RedisOptions) -> Result<Self, StorageError> {
-        let login = login(options.user.as_deref(), options.password.as_deref()).set_db(options.database.into());
+        let sentinel_login = match &options.servers {
+            Servers::Sentinel { user, password, .. } => {
+                login(user.as_deref(), password.as_ref().map(|Secret(password)| password.as_str()))
+            }
+            _ => RedisConnectionInfo::default(),
+        };
         Ok(Dialer {
-            login,
+            login: login(options.user.as_deref(), options.password.as_deref()).set_db(options.database.into()),
+            sentinel_login,
             tls: options.tls.as_ref().map(Tls::new).transpose()?,
             connect_timeout: options.connect_timeout,
             call_timeout: options.call_timeout,
@@ -50,6 +57,15 @@ impl Dialer {
 
     /// Connects, logs in, and hears from the server.
     pub(super) async fn dial(&self, address: &Address) -> Result<Live, CallError> {
+        self.dial_as(&self.login, address).await
+    }
+
+    /// The same with a sentinel, which knows users of its own.
+    pub(super) async fn dial_sentinel(&self, address: &Address) -> Result<Live, CallError> {
+        self.dial_as(&self.sentinel_login, address).await
+    }
+
+    async fn dial_as(&self, login: &RedisConnectionInfo, address: &Address) -> Result<Live, CallError> {
         let place: Arc<str> = address.to_string().into();
         self.bounded(&place, async {
             let socket = self.socket(address).await.map_err(|error| CallError::connecting(&place, &error.into()))?;
@@ -57,7 +73,7 @@ impl Dialer {
                 .set_response_timeout(None)
                 .set_pipeline_buffer_size(QUEUED_COMMANDS)
                 .set_write_backpressure_boundary(WRITE_BYTES);
-            let (connection, driver) = MultiplexedConnection::new_with_config(&self.login, socket, config)
+            let (connection, driver) = MultiplexedConnection::new_with_config(login, socket, config)
                 .await
                 .map_err(|error| CallError::connecting(&place, &error))?;
             let live = Live::new(connection, driver, address.clone(), place.clone(), self.call_timeout);
@@ -76,6 +92,10 @@ impl Dialer {
             PubSub::new(&self.login, socket).await.map_err(|error| connecting(&error))
         })
         .await
+    }
+
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
     }
 
     pub(super) fn call_timeout(&self) -> Duration {

@@ -2,7 +2,6 @@
 //! after it was lost. The attempt is a task of its own, so that a caller who goes away takes nothing from the others.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ferroq_core::storage::ErrorCode;
 use futures::FutureExt;
@@ -13,6 +12,7 @@ use tokio::time::Instant;
 use super::dial::Dialer;
 use super::live::Live;
 use super::pace::Pace;
+use super::sentinel;
 use crate::error::CallError;
 use crate::options::Address;
 
@@ -21,6 +21,8 @@ use crate::options::Address;
 pub(super) enum Target {
     /// This server.
     Fixed(Address),
+    /// Whoever these sentinels call the master of this name.
+    Master { sentinels: Vec<Address>, master: String },
 }
 
 /// The connection to one server, kept up.
@@ -29,7 +31,6 @@ pub(super) struct Line {
     dialer: Arc<Dialer>,
     target: Target,
     place: Arc<str>,
-    call_timeout: Duration,
     state: Mutex<State>,
 }
 
@@ -44,17 +45,18 @@ struct State {
 type Attempt = Shared<BoxFuture<'static, Result<Arc<Live>, CallError>>>;
 
 impl Line {
-    pub(super) fn new(dialer: Arc<Dialer>, target: Target, call_timeout: Duration) -> Arc<Self> {
+    pub(super) fn new(dialer: Arc<Dialer>, target: Target) -> Arc<Self> {
         let place = match &target {
             Target::Fixed(address) => address.to_string().into(),
+            Target::Master { master, .. } => master.as_str().into(),
         };
-        Arc::new(Line { dialer, target, place, call_timeout, state: Mutex::default() })
+        Arc::new(Line { dialer, target, place, state: Mutex::default() })
     }
 
-    /// Sends one command and waits for its answer.
-    pub(super) async fn call(self: &Arc<Self>, cmd: &Cmd) -> Result<Value, CallError> {
+    /// Sends one command, after `ASKING` if so, and waits for its answer.
+    pub(super) async fn call(self: &Arc<Self>, cmd: &Cmd, asking: bool) -> Result<Value, CallError> {
         let live = self.live().await?;
-        let answer = live.call(cmd, self.call_timeout).await;
+        let answer = if asking { live.call_asking(cmd).await } else { live.call(cmd).await };
         self.note(&live, answer.as_ref().err());
         answer
     }
@@ -112,6 +114,11 @@ impl Line {
         state.attempt = None;
     }
 
+    /// Whether there is a connection.
+    pub(super) fn is_up(&self) -> bool {
+        self.state().live.as_ref().is_some_and(|live| live.is_good())
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.state().closed
     }
@@ -135,6 +142,7 @@ impl Line {
     async fn connect(&self) -> Result<Live, CallError> {
         match &self.target {
             Target::Fixed(address) => self.dialer.dial(address).await,
+            Target::Master { sentinels, master } => sentinel::dial_master(&self.dialer, sentinels, master).await,
         }
     }
 

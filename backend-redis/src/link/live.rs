@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Value};
+use redis::{Cmd, RedisResult, Value};
 use tokio::task::AbortHandle;
 
 use crate::error::{CallError, checked};
@@ -64,19 +65,45 @@ impl Live {
         }
     }
 
-    /// Sends a command and waits for its answer, within `timeout`. A connection that fails to answer is of no more use:
-    /// everybody who waits on it is told at once.
-    pub(super) async fn call(self: &Arc<Self>, cmd: &Cmd, timeout: Duration) -> Result<Value, CallError> {
+    /// Sends a command and waits for its answer. A connection that fails to answer in time is of no more use: everybody
+    /// who waits on it is told at once.
+    pub(super) async fn call(self: &Arc<Self>, cmd: &Cmd) -> Result<Value, CallError> {
         let mut watch = Watch { live: self, answered: false };
-        let answer = self.call_alone(cmd, timeout).await;
+        let answer = self.call_alone(cmd, self.call_timeout).await;
         watch.answered = true;
         answer
     }
 
-    /// The same where nobody else uses the connection, so that it may be ended if the caller goes away.
+    /// The same where the node would otherwise send us to another, which has just sent us here.
+    pub(super) async fn call_asking(self: &Arc<Self>, cmd: &Cmd) -> Result<Value, CallError> {
+        let mut watch = Watch { live: self, answered: false };
+        let answer = self.call_alone_asking(cmd, self.call_timeout).await;
+        watch.answered = true;
+        answer
+    }
+
+    /// As [`call`](Self::call) where nobody else uses the connection, so that it may be ended if the caller goes away.
     pub(super) async fn call_alone(&self, cmd: &Cmd, timeout: Duration) -> Result<Value, CallError> {
         let mut connection = self.connection.clone();
-        match tokio::time::timeout(timeout, connection.send_packed_command(cmd)).await {
+        self.bounded(timeout, connection.send_packed_command(cmd)).await
+    }
+
+    /// As [`call_asking`](Self::call_asking), likewise.
+    pub(super) async fn call_alone_asking(&self, cmd: &Cmd, timeout: Duration) -> Result<Value, CallError> {
+        let mut connection = self.connection.clone();
+        // Written at once, since ASKING holds for the next command of the connection, whoever sends it.
+        let mut both = redis::pipe();
+        both.add_command(redis::cmd("ASKING")).add_command(cmd.clone());
+        let answers = connection.send_packed_commands(&both, 0, 2);
+        self.bounded(timeout, answers.map(|answers| Ok(answers?.pop().unwrap_or(Value::Nil)))).await
+    }
+
+    async fn bounded(
+        &self,
+        timeout: Duration,
+        answer: impl Future<Output = RedisResult<Value>>,
+    ) -> Result<Value, CallError> {
+        match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(value)) => checked(&self.place, value),
             Ok(Err(error)) => {
                 self.end();

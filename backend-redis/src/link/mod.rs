@@ -1,16 +1,20 @@
 //! The way to the server, kept up through restarts, cuts, silence and failovers. A [`Link`] sends commands over one shared
-//! connection per server; what blocks or listens has a connection of its own. A call that failed is never sent again
-//! from here: whether that is right is known only to who made it.
+//! connection per server; what blocks or listens has a connection of its own. A call that may have reached a server is
+//! never sent again from here: whether that is right is known only to who made it.
 
 mod blocking;
+mod cluster;
 mod dial;
 mod line;
 mod live;
 mod pace;
+mod sentinel;
+mod slots;
 mod subscriber;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -18,20 +22,33 @@ use ferroq_core::storage::StorageError;
 use redis::{Cmd, Value};
 
 pub(crate) use self::blocking::Blocking;
+use self::cluster::{Cluster, Next};
 use self::dial::Dialer;
 use self::line::{Line, Target};
 use self::live::Live;
-#[cfg(test)]
-pub(crate) use self::subscriber::Message;
-pub(crate) use self::subscriber::{SubscriberSink, SubscriberStream};
-use crate::error::{CallError, unsupported};
+use self::slots::slot_of;
+
+pub(crate) use self::subscriber::{Message, SubscriberSink, SubscriberStream};
+pub(crate) use self::waiting::Reached;
+use self::waiting::Spares;
+use crate::error::CallError;
 use crate::options::{RedisOptions, Servers};
 
 /// The way to the server. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     dialer: Arc<Dialer>,
-    line: Arc<Line>,
+    way: Way,
+    spares: Arc<Spares>,
+}
+
+/// How servers are found.
+#[derive(Clone, Debug)]
+enum Way {
+    /// There is one at a time, by its address or by sentinels.
+    One(Arc<Line>),
+    /// By a map of slots.
+    Cluster(Arc<Cluster>),
 }
 
 impl Link {
@@ -39,27 +56,40 @@ impl Link {
     pub(crate) async fn open(options: &RedisOptions) -> Result<Link, StorageError> {
         options.check()?;
         let dialer = Arc::new(Dialer::new(options)?);
-        let target = match &options.servers {
-            Servers::One(address) => Target::Fixed(address.clone()),
-            Servers::Sentinel { .. } | Servers::Cluster(_) => {
-                return Err(unsupported("sentinels and clusters can't be used yet"));
+        let one = |target| Line::new(dialer.clone(), target);
+        let way = match &options.servers {
+            Servers::One(address) => Way::One(one(Target::Fixed(address.clone()))),
+            Servers::Sentinel { sentinels, master, .. } => {
+                Way::One(one(Target::Master { sentinels: sentinels.clone(), master: master.clone() }))
             }
+            Servers::Cluster(nodes) => Way::Cluster(Cluster::open(dialer.clone(), nodes).await?),
         };
-        let line = Line::new(dialer.clone(), target, options.call_timeout);
-        line.live().await?;
-        Ok(Link { dialer, line })
+        let link = Link { dialer, way, spares: Arc::default() };
+        link.any_live().await?;
+        Ok(link)
     }
 
-    /// Sends one command, over a new connection if there is none. Once a connection is lost the next call makes another;
-    /// after a failed attempt calls fail at once for a short while, with nothing sent.
+    /// Sends one command, over a new connection if there is none, to the node that has its first key. Once a connection
+    /// is lost the next call makes another; after a failed attempt calls fail at once for a short while, with nothing
+    /// sent.
     pub(crate) async fn call(&self, cmd: &Cmd) -> Result<Value, CallError> {
-        self.line.call(cmd).await
+        match &self.way {
+            Way::One(line) => line.call(cmd, false).await,
+            Way::Cluster(cluster) => cluster.call(cmd).await,
+        }
     }
 
     /// Sends a command to every master; answers come with who gave them.
     pub(crate) async fn call_everywhere(&self, cmd: &Cmd) -> Result<Vec<(String, Value)>, CallError> {
-        let live = self.line.live().await?;
-        Ok(vec![(live.place.to_string(), self.line.call(cmd).await?)])
+        let lines = match &self.way {
+            Way::One(line) => vec![line.clone()],
+            Way::Cluster(cluster) => cluster.all_lines().await?,
+        };
+        let answers = lines.iter().map(async |line| {
+            let place = line.live().await?.place.to_string();
+            Ok((place, line.call(cmd, false).await?))
+        });
+        futures::future::try_join_all(answers).await
     }
 
     /// A connection of its own to the server that has `key`, for one blocking command at a time.
@@ -74,20 +104,46 @@ impl Link {
 
     /// Lets no call through any more. What was sent is still answered.
     pub(crate) fn close(&self) {
-        self.line.close();
+        match &self.way {
+            Way::One(line) => line.close(),
+            Way::Cluster(cluster) => cluster.close(),
+        }
+        self.spares.clear();
     }
 
-    fn is_closed(&self) -> bool {
-        self.line.is_closed()
+    pub(crate) fn is_closed(&self) -> bool {
+        match &self.way {
+            Way::One(line) => line.is_closed(),
+            Way::Cluster(cluster) => cluster.is_closed(),
+        }
+    }
+
+    /// Whether this leads to a cluster.
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.way, Way::Cluster(_))
     }
 
     /// A connection to any server that can be reached.
     async fn any_live(&self) -> Result<Arc<Live>, CallError> {
-        self.line.live().await
+        match &self.way {
+            Way::One(line) => line.live().await,
+            Way::Cluster(cluster) => cluster.any_live().await,
+        }
     }
 
     /// The line to the server that has `key`.
-    async fn line_of(&self, _key: &str) -> Result<Arc<Line>, CallError> {
-        Ok(self.line.clone())
+    async fn line_of(&self, key: &str) -> Result<Arc<Line>, CallError> {
+        match &self.way {
+            Way::One(line) => Ok(line.clone()),
+            Way::Cluster(cluster) => cluster.line_of(key).await,
+        }
+    }
+
+    /// Where to send a call about `key` that failed at `address`.
+    async fn next(&self, key: &str, address: &crate::options::Address, error: &CallError, hop: u32) -> Next {
+        match &self.way {
+            Way::One(_) => Next::Nowhere,
+            Way::Cluster(cluster) => cluster.next(slot_of(key.as_bytes()), address, error, hop).await,
+        }
     }
 }

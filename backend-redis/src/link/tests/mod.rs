@@ -1,71 +1,36 @@
-//! The link against a real server that is killed, stopped and restarted.
+//! The link against real servers that are killed, stopped, cut off and restarted.
 
-use std::process::{Child, Command, Stdio};
+#[cfg(feature = "cluster")]
+mod cluster;
+#[cfg(feature = "sentinel")]
+mod sentinel;
+#[cfg(feature = "tls")]
+mod tls;
+mod waiting;
+
 use std::time::Duration;
 
 use ferroq_core::storage::{Effect, ErrorCode, StorageError};
+use ferroq_tests::redis::options::ServerOptions;
+use ferroq_tests::redis::proxy::{Mode, Proxy};
+use ferroq_tests::redis::server::Server;
+use ferroq_tests::wait::{until, until_so};
 use redis::cmd;
 
 use super::*;
 
-/// A server of a test's own, on loopback, gone with the test.
-struct Server {
-    child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
-    arguments: Vec<String>,
+fn start() -> Server {
+    Server::start(ServerOptions::new())
 }
 
-impl Server {
-    fn start(arguments: &[&str]) -> Server {
-        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let port =
-            std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-        let dir = tempfile::tempdir().expect("a directory");
-        let child = Server::run(port, &dir, &arguments);
-        Server { child, port, dir, arguments }
-    }
-
-    fn run(port: u16, dir: &tempfile::TempDir, arguments: &[String]) -> Child {
-        let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
-            .arg(dir.path())
-            .args(arguments)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        // Bounded: 500 tries of 10 ms at most.
-        let ready = (0..500).any(|_| {
-            std::thread::sleep(Duration::from_millis(10));
-            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        assert!(ready, "redis-server did not listen within five seconds");
-        child
-    }
-
-    fn options(&self) -> RedisOptions {
-        RedisOptions::new("127.0.0.1", self.port)
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().expect("kill");
-        self.child.wait().expect("reap");
-    }
-
-    fn restart(&mut self) {
-        self.child = Server::run(self.port, &self.dir, &self.arguments);
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill").success());
-    }
+fn options(server: &Server) -> RedisOptions {
+    RedisOptions::new("127.0.0.1", server.port())
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+fn line(link: &Link) -> &Arc<Line> {
+    match &link.way {
+        Way::One(line) => line,
+        Way::Cluster(_) => panic!("one server"),
     }
 }
 
@@ -85,21 +50,15 @@ fn set(key: &str, value: &str) -> Cmd {
     set
 }
 
-/// Calls until it is served; bounded by a count of tries.
+/// Calls until it is served.
 async fn until_served(link: &Link, cmd: &Cmd) -> Value {
-    for _ in 0..200 {
-        match link.call(cmd).await {
-            Ok(value) => return value,
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
-    panic!("not served within 200 tries");
+    until("the call is served", async || link.call(cmd).await.ok()).await
 }
 
 #[tokio::test]
 async fn calls_are_served_and_errors_are_errors() {
-    let server = Server::start(&[]);
-    let link = Link::open(&server.options()).await.expect("open");
+    let server = start();
+    let link = Link::open(&options(&server)).await.expect("open");
     link.call(&set("a", "1")).await.expect("set");
     assert_eq!(text(link.call(&get("a")).await.expect("get")), "1");
     let mut push = cmd("LPUSH");
@@ -114,8 +73,8 @@ async fn calls_are_served_and_errors_are_errors() {
 
 #[tokio::test]
 async fn a_script_names_its_own_errors() {
-    let server = Server::start(&[]);
-    let link = Link::open(&server.options()).await.expect("open");
+    let server = start();
+    let link = Link::open(&options(&server)).await.expect("open");
     for body in [
         "return redis.error_reply('FERROQ_SCHEMA layout 9 is newer')",
         "error(redis.error_reply('FERROQ_SCHEMA layout 9 is newer'))",
@@ -130,7 +89,7 @@ async fn a_script_names_its_own_errors() {
 
 #[tokio::test]
 async fn nobody_there_is_unavailable_with_nothing_changed() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let port = ferroq_tests::redis::port::free();
     let error = Link::open(&RedisOptions::new("127.0.0.1", port)).await.expect_err("nobody there");
     assert_eq!((error.code(), error.effect()), (ErrorCode::Unavailable, Effect::None));
     assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
@@ -138,31 +97,31 @@ async fn nobody_there_is_unavailable_with_nothing_changed() {
 
 #[tokio::test]
 async fn a_wrong_password_is_denied_and_not_shown() {
-    let server = Server::start(&["--requirepass", "right"]);
-    let error = Link::open(&server.options().password("hunter2")).await.expect_err("wrong password");
+    let server = Server::start(ServerOptions::new().password("right"));
+    let error = Link::open(&options(&server).password("hunter2")).await.expect_err("wrong password");
     assert_eq!(error.code(), ErrorCode::Denied);
     assert!(!format!("{error} {error:?}").contains("hunter2"));
-    let error = Link::open(&server.options()).await.expect_err("no password");
+    let error = Link::open(&options(&server)).await.expect_err("no password");
     assert_eq!(error.code(), ErrorCode::Denied);
-    Link::open(&server.options().password("right")).await.expect("right password");
-    Link::open(&server.options().user("default").password("right")).await.expect("with user");
+    Link::open(&options(&server).password("right")).await.expect("right password");
+    Link::open(&options(&server).user("default").password("right")).await.expect("with user");
 }
 
 #[tokio::test]
 async fn databases_are_apart() {
-    let server = Server::start(&[]);
-    let two = Link::open(&server.options().database(2)).await.expect("open");
+    let server = start();
+    let two = Link::open(&options(&server).database(2)).await.expect("open");
     two.call(&set("a", "1")).await.expect("set");
-    let zero = Link::open(&server.options()).await.expect("open");
+    let zero = Link::open(&options(&server)).await.expect("open");
     assert_eq!(zero.call(&get("a")).await.expect("get"), Value::Nil);
-    let error = Link::open(&server.options().database(99)).await.expect_err("no such database");
+    let error = Link::open(&options(&server).database(99)).await.expect_err("no such database");
     assert_eq!(error.effect(), Effect::None);
 }
 
 #[tokio::test]
 async fn a_restarted_server_is_found_again_and_calls_before_that_changed_nothing() {
-    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let link = Link::open(&server.options()).await.expect("open");
+    let server = Server::start(ServerOptions::new().aof("always"));
+    let link = Link::open(&options(&server)).await.expect("open");
     link.call(&set("a", "1")).await.expect("set");
     server.kill();
     let first = link.call(&set("a", "2")).await.expect_err("killed");
@@ -175,31 +134,22 @@ async fn a_restarted_server_is_found_again_and_calls_before_that_changed_nothing
 
 #[tokio::test]
 async fn a_connection_killed_between_calls_costs_no_call() {
-    let server = Server::start(&[]);
-    let link = Link::open(&server.options()).await.expect("open");
+    let server = start();
+    let link = Link::open(&options(&server)).await.expect("open");
     link.call(&set("a", "1")).await.expect("set");
-    let live = link.line.live().await.expect("live");
-    let other = Link::open(&server.options()).await.expect("open");
-    let mut kill = cmd("CLIENT");
-    kill.arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes");
-    other.call(&kill).await.expect("kill");
-    for _ in 0..500 {
-        if !live.is_good() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(!live.is_good(), "the cut was not noticed");
+    let live = line(&link).live().await.expect("live");
+    server.client_kill_all();
+    until_so("the cut is noticed", || !live.is_good()).await;
     assert_eq!(text(link.call(&get("a")).await.expect("over a new connection")), "1");
 }
 
 #[tokio::test]
 async fn a_silent_server_is_given_up_and_found_again() {
-    let server = Server::start(&[]);
+    let server = start();
     let timeout = Duration::from_millis(200);
-    let link = Link::open(&server.options().call_timeout(timeout).connect_timeout(timeout)).await.expect("open");
+    let link = Link::open(&options(&server).call_timeout(timeout).connect_timeout(timeout)).await.expect("open");
     link.call(&set("a", "1")).await.expect("set");
-    server.signal("STOP");
+    server.stop();
     let get = get("a");
     let (first, second) = tokio::join!(link.call(&get), link.call(&get));
     for error in [first, second] {
@@ -208,35 +158,31 @@ async fn a_silent_server_is_given_up_and_found_again() {
     }
     let next = StorageError::from(link.call(&get).await.expect_err("still silent"));
     assert_eq!((next.code(), next.effect()), (ErrorCode::Unavailable, Effect::None));
-    server.signal("CONT");
+    server.cont();
     assert_eq!(text(until_served(&link, &get).await), "1");
 }
 
 #[tokio::test]
 async fn callers_that_go_away_leave_a_silent_connection_to_be_found_out() {
-    let server = Server::start(&[]);
-    let link = Link::open(&server.options().call_timeout(Duration::from_millis(200))).await.expect("open");
-    let live = link.line.live().await.expect("live");
-    server.signal("STOP");
+    let server = start();
+    let link = Link::open(&options(&server).call_timeout(Duration::from_millis(200))).await.expect("open");
+    let live = line(&link).live().await.expect("live");
+    server.stop();
     tokio::time::timeout(Duration::from_millis(20), link.call(&get("a"))).await.expect_err("impatient");
-    for _ in 0..500 {
-        if !live.is_good() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    server.signal("CONT");
-    assert!(!live.is_good(), "the silence was not noticed");
+    until_so("the silence is noticed", || !live.is_good()).await;
+    server.cont();
     until_served(&link, &cmd("PING")).await;
 }
 
 #[tokio::test]
 async fn callers_share_one_attempt_and_one_that_goes_away_takes_nothing_from_the_others() {
-    let server = Server::start(&[]);
-    let link = Link::open(&server.options()).await.expect("open");
+    let server = start();
+    let proxy = Proxy::start(server.port());
+    let link = Link::open(&RedisOptions::new("127.0.0.1", proxy.port())).await.expect("open");
     let ping = cmd("PING");
     link.call(&ping).await.expect("served");
-    link.line.live().await.expect("live").end();
+    proxy.set(Mode::Pass);
+    line(&link).live().await.expect("live").end();
     let mut gone = Box::pin(link.call(&ping));
     assert!(futures::poll!(&mut gone).is_pending());
     let others = futures::future::join_all((0..50).map(|_| link.call(&ping)));
@@ -244,18 +190,13 @@ async fn callers_share_one_attempt_and_one_that_goes_away_takes_nothing_from_the
     for answer in others.await {
         answer.expect("served");
     }
-    let mut info = cmd("INFO");
-    info.arg("stats");
-    let info = text(link.call(&info).await.expect("info"));
-    let connections = info.lines().find_map(|line| line.strip_prefix("total_connections_received:")).expect("stats");
-    // The starter's look, the first connection, the second one.
-    assert_eq!(connections.trim(), "3");
+    assert_eq!(proxy.counters().connections, 1);
 }
 
 #[tokio::test]
 async fn a_blocking_call_holds_up_nobody_else_and_outlives_its_server() {
-    let mut server = Server::start(&[]);
-    let link = Link::open(&server.options()).await.expect("open");
+    let server = start();
+    let link = Link::open(&options(&server)).await.expect("open");
     let mut blocking = link.blocking("q").await.expect("blocking");
     let mut pop = cmd("BLPOP");
     pop.arg("q").arg(30);
@@ -275,23 +216,15 @@ async fn a_blocking_call_holds_up_nobody_else_and_outlives_its_server() {
 
 #[tokio::test]
 async fn a_blocking_call_that_was_dropped_takes_nothing_afterwards() {
-    let server = Server::start(&[]);
-    let link = Link::open(&server.options()).await.expect("open");
+    let server = start();
+    let link = Link::open(&options(&server)).await.expect("open");
     let mut blocking = link.blocking("q").await.expect("blocking");
     let mut pop = cmd("BLPOP");
     pop.arg("q").arg(30);
     tokio::time::timeout(Duration::from_millis(50), blocking.call(&pop, Duration::from_secs(35)))
         .await
         .expect_err("nothing there");
-    // The server hears of the cut after a moment; bounded.
-    for _ in 0..500 {
-        let mut list = cmd("INFO");
-        list.arg("clients");
-        if text(link.call(&list).await.expect("info")).contains("blocked_clients:0") {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until_so("the server hears of it", || server.info("blocked_clients").as_deref() == Some("0")).await;
     let mut push = cmd("RPUSH");
     push.arg("q").arg("x");
     link.call(&push).await.expect("push");
@@ -301,8 +234,8 @@ async fn a_blocking_call_that_was_dropped_takes_nothing_afterwards() {
 
 #[tokio::test]
 async fn messages_arrive_while_channels_change_and_the_stream_ends_with_its_connection() {
-    let mut server = Server::start(&[]);
-    let link = Link::open(&server.options()).await.expect("open");
+    let server = start();
+    let link = Link::open(&options(&server)).await.expect("open");
     let (mut sink, mut stream) = link.subscriber().await.expect("subscriber");
     sink.subscribe("a").await.expect("subscribe");
     let publish = |channel: &str| {
@@ -328,18 +261,18 @@ async fn messages_arrive_while_channels_change_and_the_stream_ends_with_its_conn
 
 #[tokio::test]
 async fn a_subscriber_notices_silence() {
-    let server = Server::start(&[]);
-    let link = Link::open(&server.options().call_timeout(Duration::from_millis(100))).await.expect("open");
+    let server = start();
+    let link = Link::open(&options(&server).call_timeout(Duration::from_millis(100))).await.expect("open");
     let (_sink, mut stream) = link.subscriber().await.expect("subscriber");
-    server.signal("STOP");
+    server.stop();
     assert_eq!(stream.next().await, None);
-    server.signal("CONT");
+    server.cont();
 }
 
 #[tokio::test]
 async fn a_closed_link_answers_so() {
-    let server = Server::start(&[]);
-    let link = Link::open(&server.options()).await.expect("open");
+    let server = start();
+    let link = Link::open(&options(&server)).await.expect("open");
     let mut blocking = link.blocking("q").await.expect("blocking");
     link.close();
     for error in [
@@ -349,4 +282,36 @@ async fn a_closed_link_answers_so() {
     ] {
         assert_eq!(StorageError::from(error).code(), ErrorCode::Closed);
     }
+}
+
+#[tokio::test]
+async fn a_cut_at_any_byte_is_lost_or_never_sent_and_the_next_call_is_served() {
+    let server = start();
+    let proxy = Proxy::start(server.port());
+    let link = Link::open(&RedisOptions::new("127.0.0.1", proxy.port())).await.expect("open");
+    let ping = cmd("PING");
+    // A request of 14 bytes, a reply of 7.
+    let cuts = (0..14).map(Mode::CutAfterRequestBytes).chain((0..7).map(Mode::CutAfterReplyBytes));
+    for cut in cuts {
+        until_served(&link, &ping).await;
+        proxy.set(cut);
+        let error = StorageError::from(link.call(&ping).await.expect_err("cut"));
+        assert_eq!((error.code(), error.effect()), (ErrorCode::Unavailable, Effect::Unknown));
+        link.call(&ping).await.expect("over a new connection");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_on_every_command_is_not_hammered() {
+    let server = start();
+    let proxy = Proxy::start(server.port());
+    let link = Link::open(&RedisOptions::new("127.0.0.1", proxy.port())).await.expect("open");
+    link.call(&cmd("PING")).await.expect("served");
+    proxy.set(Mode::Refuse);
+    proxy.cut_all();
+    until("it is noticed", async || link.call(&cmd("PING")).await.err()).await;
+    let calls = futures::future::join_all((0..1000).map(|_| async { link.call(&cmd("PING")).await.is_err() }));
+    assert!(calls.await.into_iter().all(|failed| failed));
+    proxy.set(Mode::Pass);
+    until_served(&link, &cmd("PING")).await;
 }
