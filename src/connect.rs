@@ -1,6 +1,7 @@
-//! The one URL that says where jobs are kept. Changing it is all that it takes to move from tests to one machine.
+//! The one URL that says where jobs are kept. Changing it is all that it takes to move from tests to one machine, and from
+//! there to a server that many share.
 
-#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[cfg(any(feature = "memory", feature = "sqlite", feature = "redis"))]
 use std::sync::Arc;
 
 use ferroq_core::client::Client;
@@ -29,7 +30,8 @@ impl std::fmt::Display for ConnectError {
         match self {
             ConnectError::UnknownScheme { scheme } => write!(
                 f,
-                "{scheme:?} is not a URL that ferroq knows; give sqlite://path/to/app.db, or memory:// for tests"
+                "{scheme:?} is not a URL that ferroq knows; give redis://host:6379, sqlite://path/to/app.db, or memory:// \
+                 for tests"
             ),
             ConnectError::NotBuiltIn { feature } => {
                 write!(f, "this program was built without that backend; enable ferroq's `{feature}` feature")
@@ -58,6 +60,9 @@ impl From<StorageError> for ConnectError {
 ///
 /// - `sqlite://app.db`: a SQLite file, made if it is missing; the app's own database file is fine. The parameters that it
 ///   takes are those of `SqliteOptions::from_url`.
+/// - `redis://host:6379`: a Redis or Valkey server. `rediss://` is the same by TLS, `redis+sentinel://a,b,c/mymaster` and
+///   `redis+cluster://a,b,c` are several servers. User, password, database and all settings are as
+///   `RedisOptions::from_url` says.
 /// - `memory://`: a new store in this process, gone with it.
 ///
 /// # Errors
@@ -66,6 +71,7 @@ pub async fn connect(url: &str) -> Result<Client, ConnectError> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("memory") => memory(url).await,
         Some("sqlite") => sqlite(url).await,
+        Some(scheme) if matches!(scheme.split('+').next(), Some("redis" | "rediss")) => redis(url).await,
         // A URL may hold a password, so no more than its scheme is repeated.
         other => {
             let scheme = other.map_or_else(|| url.chars().take(20).collect(), str::to_owned);
@@ -97,4 +103,21 @@ async fn sqlite(url: &str) -> Result<Client, ConnectError> {
 #[cfg(not(feature = "sqlite"))]
 async fn sqlite(_url: &str) -> Result<Client, ConnectError> {
     Err(ConnectError::NotBuiltIn { feature: "sqlite" })
+}
+
+#[cfg(feature = "redis")]
+async fn redis(url: &str) -> Result<Client, ConnectError> {
+    let options = ferroq_redis::RedisOptions::from_url(url)?;
+    Ok(Client::new(Arc::new(ferroq_redis::RedisStorage::open(options).await?)))
+}
+
+#[cfg(not(feature = "redis"))]
+async fn redis(url: &str) -> Result<Client, ConnectError> {
+    let feature = match url.split_once(':').map(|(scheme, _)| scheme) {
+        Some(scheme) if scheme.starts_with("rediss") => "redis-tls",
+        Some("redis+cluster") => "redis-cluster",
+        Some("redis+sentinel") => "redis-sentinel",
+        _ => "redis",
+    };
+    Err(ConnectError::NotBuiltIn { feature })
 }

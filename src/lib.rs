@@ -1,5 +1,5 @@
-//! ferroq is an embeddable job queue: durable background jobs in the app's own SQLite file, in memory for tests, and the
-//! same code and the same semantics on each. Connect, enqueue, work:
+//! ferroq is an embeddable job queue: durable background jobs in the app's own SQLite file, on a Redis server, in memory
+//! for tests, and the same code and the same semantics on each. Connect, enqueue, work:
 //!
 //! ```
 //! use ferroq::prelude::*;
@@ -18,7 +18,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let jobs = ferroq::connect("memory://").await?; // or "sqlite://app.db"
+//! let jobs = ferroq::connect("memory://").await?; // or "sqlite://app.db", or "redis://localhost"
 //! let handle = jobs.enqueue(Welcome { to: "ada@example.org".into() }).await?;
 //! Worker::new(&jobs).handle(welcome).run_until_idle().await?;
 //! handle.wait().await?;
@@ -57,6 +57,10 @@ pub use ferroq_macros::Job;
 /// The in-memory backend.
 #[cfg(feature = "memory")]
 pub use ferroq_memory as memory;
+
+/// The Redis backend.
+#[cfg(feature = "redis")]
+pub use ferroq_redis as redis;
 
 /// The SQLite backend.
 #[cfg(feature = "sqlite")]
