@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferroq_core::clock::Timestamp;
-use ferroq_core::job::{JobSpec, JobState, QueueName};
+use ferroq_core::job::{JobRecord, JobSpec, JobState, QueueName};
 use ferroq_core::storage::{
     CallAnswer, ClaimSpec, EnqueueAnswer, ExchangeAnswer, ExchangeRequest, SettleAnswer, Settlement, StorageError,
 };
@@ -93,12 +93,15 @@ fn exchange(
     Ok(answer)
 }
 
-/// A kept answer, handed out again: of its claims those whose lease is still current.
+/// A kept answer, handed out again: of its claims those whose lease is still current, with their present checkpoints.
 fn still_current(mut answer: ExchangeAnswer, queue: &QueueState) -> ExchangeAnswer {
     if let Some(claimed) = &mut answer.claimed {
-        claimed.claims.retain(|claim| {
+        claimed.claims.retain_mut(|claim| {
             let record = queue.roster.key(claim.lease.id).map(|key| queue.roster.get(key));
-            record.is_some_and(|record| record.state == JobState::Active && record.epoch == claim.lease.epoch)
+            let is_current = |record: &&JobRecord| record.state == JobState::Active && record.epoch == claim.lease.epoch;
+            let Some(record) = record.filter(is_current) else { return false };
+            claim.checkpoint = record.notes.checkpoint.clone();
+            true
         });
     }
     answer

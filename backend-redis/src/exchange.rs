@@ -166,8 +166,11 @@ impl Answered {
     fn claimed(&self, queue: &QueueName) -> Result<(ClaimAnswer, Vec<Lease>), StorageError> {
         let read = || -> Result<(ClaimAnswer, Vec<Lease>), Unreadable> {
             let mut from = Reader(&self.rest);
-            let (solo, more, solo_waiting, next) = (from.u8()? == 1, from.u8()? == 1, from.u8()? == 1, from.i64()?);
-            let look_again = (next != -1).then(|| Timestamp::from_micros(next).since(self.now));
+            let (solo, more, solo_waiting, wait) = (from.u8()? == 1, from.u8()? == 1, from.u8()? == 1, from.i64()?);
+            let look_again = (wait != -1).then(|| match wait {
+                i64::MAX => Timestamp::MAX.since(self.now),
+                wait => Duration::from_micros(wait.max(0).unsigned_abs()),
+            });
             let mut answer = ClaimAnswer { claims: Vec::new(), more, look_again, solo_waiting };
             let (mut unreadable, mut kinds) = (Vec::new(), Kinds::default());
             answer.claims.reserve(self.claims.len() / 3);

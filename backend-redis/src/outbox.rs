@@ -59,7 +59,7 @@ impl RedisStorage {
             if parcels.len() < entries.len() {
                 tracing::error!(queue = %keys.queue, "an entry of the outbox can't be read, and was dropped");
             }
-            self.deliver_all(keys, &parcels, &mut delivered).await?;
+            self.deliver_all(keys, &parcels, true, &mut delivered).await?;
             self.step("delivered");
             let mut cmd = redis::cmd("ZREM");
             cmd.arg(keys.outbox());
@@ -72,15 +72,17 @@ impl RedisStorage {
         // Some of the call's own may have been relayed by somebody else: the destination still knows their answers.
         let missing = |parcel: &&Parcel| !delivered.contains_key(&(parcel.destination.clone(), parcel.number));
         let missing: Vec<Parcel> = own.iter().filter(missing).cloned().collect();
-        self.deliver_all(keys, &missing, &mut delivered).await?;
+        self.deliver_all(keys, &missing, false, &mut delivered).await?;
         Ok(delivered)
     }
 
-    /// Delivers parcels to their queues, to each queue in the order of numbers.
+    /// Delivers parcels to their queues, to each queue in the order of numbers; or, unless it `takes_in`, asks what became
+    /// of them.
     async fn deliver_all(
         &self,
         from: &QueueKeys,
         parcels: &[Parcel],
+        takes_in: bool,
         delivered: &mut Delivered,
     ) -> Result<(), StorageError> {
         let mut by_queue: Vec<(QueueName, Vec<&Parcel>)> = Vec::new();
@@ -91,7 +93,7 @@ impl RedisStorage {
             }
         }
         for (queue, parcels) in by_queue {
-            for (parcel, answer) in parcels.iter().zip(self.deliver(from, &queue, &parcels).await?) {
+            for (parcel, answer) in parcels.iter().zip(self.deliver(from, &queue, &parcels, takes_in).await?) {
                 delivered.insert((queue.clone(), parcel.number), answer);
             }
         }
@@ -103,12 +105,13 @@ impl RedisStorage {
         from: &QueueKeys,
         queue: &QueueName,
         parcels: &[&Parcel],
+        takes_in: bool,
     ) -> Result<Vec<EnqueueAnswer>, StorageError> {
         self.register(queue).await?;
         let keys = self.keys(queue);
         let clock = self.clock_arg();
         let args = |cmd: &mut Cmd| {
-            cmd.arg(&clock).arg(from.queue.as_str());
+            cmd.arg(&clock).arg(from.queue.as_str()).arg(u8::from(takes_in));
             for parcel in parcels {
                 cmd.arg(&parcel.number.to_be_bytes()).arg(&parcel.id).arg(&parcel.tail);
             }

@@ -20,7 +20,7 @@ use crate::error::{closed, invalid, unexpected};
 use crate::memory::{Ahead, Known, Memory, foresee, read_oldest};
 use crate::queue::Queue;
 use crate::record::WAITED_ON_FLAG;
-use crate::row::key_range;
+use crate::row::{Row, key_range};
 use crate::script::Script;
 use crate::trace::Trace;
 use crate::unit::{Begin, Unit};
@@ -471,7 +471,7 @@ async fn run(unit: &mut Unit<'_>, call: &Call) -> Result<Answer, StorageError> {
     })
 }
 
-/// The answer that was given before; of its claims, those whose lease is still current.
+/// The answer that was given before; of its claims, those whose lease is still current, with their present checkpoints.
 async fn repeat(unit: &mut Unit<'_>, call: &Call, kept: CallAnswer) -> Result<Answer, StorageError> {
     Ok(match (kept, call) {
         (CallAnswer::Enqueue(answer), Call::Enqueue(_)) => Answer::Enqueue(answer),
@@ -489,11 +489,14 @@ async fn repeat(unit: &mut Unit<'_>, call: &Call, kept: CallAnswer) -> Result<An
                     }
                     None => Vec::new(),
                 };
-                let current = |lease: Lease| {
-                    let row = rows.iter().find(|row| row.id == lease.id);
-                    row.is_some_and(|row| row.state() == JobState::Active && row.epoch == lease.epoch)
-                };
-                claimed.claims.retain(|claim| current(claim.lease));
+                claimed.claims.retain_mut(|claim| {
+                    let is_current = |row: &&Row| {
+                        row.id == claim.lease.id && row.state() == JobState::Active && row.epoch == claim.lease.epoch
+                    };
+                    let Some(row) = rows.iter().find(is_current) else { return false };
+                    claim.checkpoint = row.read_notes().ok().and_then(|notes| notes.checkpoint);
+                    true
+                });
             }
             Answer::Exchange(answer)
         }

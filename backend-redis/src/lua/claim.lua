@@ -143,7 +143,7 @@ end
 local LOOK_NONE = '\255\255\255\255\255\255\255\255'
 
 -- Claims as asked. Answers the claims as a flat list and the rest of the answer as bytes: solo (1), more (1),
--- solo_waiting (1), time of the next due job (8; all ones if there is none).
+-- solo_waiting (1), microseconds until the next due job (8; all ones if there is none).
 local function claim(ask)
   local out = {}
   if meta.paused then
@@ -162,7 +162,7 @@ local function claim(ask)
   local look, more = LOOK_NONE, call('ZCARD', LINE) > 0
   if due[2] then
     local at = tonumber(due[2])
-    look = at >= EXACT_MAX and MAX8 or pack('>i8', at)
+    look = at >= EXACT_MAX and MAX8 or pack('>i8', math.max(at - now, 0))
     more = more or at <= now
   end
   if not more and call('ZCARD', SHELVES) > 0 then

@@ -1,7 +1,8 @@
 -- Takes in what another queue's outbox holds for this queue: each entry once, in the order of its numbers.
 --
--- Arguments: the clock's reading, or ''; the name of the queue that sends; per entry its number (8 bytes), id, and spec
---   from the priority on. The answers kept under ANSWERS are those to that queue.
+-- Arguments: the clock's reading, or ''; the name of the queue that sends; '1' to take in what is new, '0' to ask only for
+--   the answers to what was taken in; per entry its number (8 bytes), id, and spec from the priority on. The answers
+--   kept under ANSWERS are those to that queue.
 -- Answer: flags (1 byte, 1: the queue was made), and per entry a text: '\0' inserted, '\1' and an id, or '' if it was
 --   taken in so long ago that its answer is no longer kept.
 -- Errors: FERROQ_SCHEMA.
@@ -14,9 +15,9 @@ local from = 'i:' .. ARGV[2]
 local last = call('HGET', LEDGER, from) or '0'
 local last_number = tonumber(last)
 local replies, kept, inserted, newest = { '' }, {}, 0, last_number
-for at = 3, #ARGV, 3 do
+for at = 4, #ARGV, 3 do
   local sent = unpack_bytes('>I8', ARGV[at])
-  if sent <= last_number then
+  if sent <= last_number or ARGV[3] == '0' then
     local known = call('ZRANGEBYSCORE', ANSWERS, sent, sent, 'LIMIT', 0, 1)
     replies[#replies + 1] = known[1] and sub(known[1], 9) or ''
   else
@@ -39,6 +40,7 @@ if newest > last_number then
   created = not exists
   finish()
   call('HSET', LEDGER, from, string.format('%.0f', newest))
+  call('PERSIST', LEDGER)
   keep_answers(kept, string.format('%.0f', math.max(newest - 10000, 0)))
 end
 replies[1] = created and '\1' or '\0'

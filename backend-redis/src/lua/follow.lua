@@ -11,6 +11,7 @@ local function follow_up(destination, id, tail)
   local last = tonumber(call('HGET', LEDGER, 'o:' .. destination) or '0')
   local sent = math.max(last + 1, now)
   call('HSET', LEDGER, 'o:' .. destination, string.format('%.0f', sent))
+  call('PERSIST', LEDGER)
   call('ZADD', OUTBOX, string.format('%.0f', sent), pack('>I8', sent) .. char(#destination) .. destination .. id .. tail)
   return '\2' .. pack('>I8', sent)
 end

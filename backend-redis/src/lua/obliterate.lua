@@ -35,10 +35,13 @@ if total <= step.max then
   end
   local left = call('ZCARD', OUTBOX)
   for i = 1, #KEYS do
-    if KEYS[i] ~= ANSWERS and (left == 0 or KEYS[i] ~= OUTBOX and KEYS[i] ~= LEDGER) then
+    if KEYS[i] ~= ANSWERS and KEYS[i] ~= LEDGER and (left == 0 or KEYS[i] ~= OUTBOX) then
       call('UNLINK', KEYS[i])
     end
   end
+  -- What was taken in from other queues is remembered for a while, so that a relay that is still under way brings nothing
+  -- back.
+  call('PEXPIRE', LEDGER, SESSION_IDLE_MS)
   call('PUBLISH', META, 'c')
   if #waited_on > 0 then
     call('PUBLISH', META, 'e' .. concat(waited_on))

@@ -107,6 +107,7 @@ end
 local function settle(settlement, entry)
   local id = sub(settlement, 1, 16)
   if not entry then
+    flush_done()
     if call('HEXISTS', SPEC, id) == 0 then
       return A_GONE, false
     end

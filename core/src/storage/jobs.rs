@@ -320,8 +320,9 @@ pub trait Jobs: Send + Sync + 'static {
     /// are claimed while `max_bytes` lasts.
     ///
     /// # Repeating
-    /// With the same call id: the same answers, and of the claims those whose lease is still current. Without: settled
-    /// leases answer [`SettleAnswer::AlreadyDone`] or [`SettleAnswer::Gone`], and the claim claims anew.
+    /// With the same call id: the same answers, and of the claims those whose lease is still current, each with its
+    /// present checkpoint. Without: settled leases answer [`SettleAnswer::AlreadyDone`] or [`SettleAnswer::Gone`], and
+    /// the claim claims anew.
     ///
     /// # Errors
     /// As for [`enqueue`](Self::enqueue). A record that can't be read is no error: its job is Failed as quarantined.

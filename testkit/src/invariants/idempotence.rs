@@ -1,9 +1,9 @@
 //! Settle is idempotent: a lease is settled once, whatever comes after; and a call repeated under its own id answers
-//! as before (of the claims, those still current).
+//! as before (of the claims, those still current, with their present checkpoints).
 
 use std::collections::{HashMap, HashSet};
 
-use ferroq_core::storage::SettleAnswer;
+use ferroq_core::storage::{Claim, ExchangeAnswer, SettleAnswer};
 
 use super::{History, Lives, Step, Told, told};
 use crate::model::Answer;
@@ -45,8 +45,10 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
 fn same(before: &Answer, again: &Answer) -> bool {
     match (before, again) {
         (Answer::Exchange(a), Answer::Exchange(b)) => {
-            let claims = |answer: &ferroq_core::storage::ExchangeAnswer| {
-                answer.claimed.as_ref().map(|claimed| claimed.claims.clone()).unwrap_or_default()
+            // A run may have saved a checkpoint since; the model knows which one a repeat has to show.
+            let claims = |answer: &ExchangeAnswer| {
+                let claims = answer.claimed.as_ref().map(|claimed| claimed.claims.clone()).unwrap_or_default();
+                claims.into_iter().map(|claim| Claim { checkpoint: None, ..claim }).collect::<Vec<_>>()
             };
             let given = claims(a);
             a.settled == b.settled && claims(b).iter().all(|claim| given.contains(claim))

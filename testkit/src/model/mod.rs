@@ -137,13 +137,15 @@ impl Model {
         let id = id?;
         let (_, answer) = self.kept.iter().find(|(kept, _)| (kept.session, kept.number) == (id.session, id.number))?;
         let mut answer = answer.clone();
-        // A claim repeated hands over the same jobs, those whose lease is still current.
+        // A claim repeated hands over the same jobs, those whose lease is still current, with what they have saved since.
         if let Answer::Exchange(exchange) = &mut answer
             && let Some(claimed) = &mut exchange.claimed
         {
-            claimed.claims.retain(|claim| {
-                let queue = self.queues.get(&claim.spec.queue);
-                queue.is_some_and(|queue| queue.holds(claim.lease))
+            claimed.claims.retain_mut(|claim| {
+                let queue = self.queues.get(&claim.spec.queue).filter(|queue| queue.holds(claim.lease));
+                let job = queue.and_then(|queue| queue.job(claim.lease.id));
+                claim.checkpoint = job.and_then(|job| job.notes.checkpoint.clone());
+                job.is_some()
             });
         }
         Some(answer)
