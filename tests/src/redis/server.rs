@@ -207,12 +207,17 @@ impl Server {
         }
     }
 
-    /// Stops it with SIGSTOP: connections stay open and nothing is answered.
+    /// Stops it with SIGSTOP: connections stay open, and from when this returns nothing is answered.
     ///
     /// # Panics
     /// If it is not running.
     pub fn stop(&self) {
         self.signal("STOP");
+        let state = format!("/proc/{}/stat", self.pid());
+        until("the server has stopped", || {
+            // `<pid> (<name>) T ...`; only Linux tells, and elsewhere it takes as long as it takes.
+            std::fs::read_to_string(&state).map_or(Some(()), |state| state.contains(") T ").then_some(()))
+        });
     }
 
     /// Continues it after [`stop`](Self::stop).
