@@ -41,7 +41,8 @@ if newest > last_number then
   finish()
   call('HSET', LEDGER, from, string.format('%.0f', newest))
   call('PERSIST', LEDGER)
-  keep_answers(kept, string.format('%.0f', math.max(newest - 10000, 0)))
+  -- Numbers are instants of the sender's, so these are the answers of the last ten minutes.
+  keep_answers(kept, string.format('%.0f', math.max(newest - SESSION_IDLE_MS * 1000, 0)))
 end
 replies[1] = created and '\1' or '\0'
 return replies
