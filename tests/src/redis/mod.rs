@@ -2,14 +2,18 @@
 //! cruelly. Everything is on loopback, in directories of its own, and gone when the test process is gone, even by
 //! SIGKILL. Waits are bounded, and say what they waited for.
 
+pub mod after;
 pub mod cli;
 pub mod cluster;
+pub mod contents;
 pub mod guard;
+pub mod load;
 pub mod options;
 pub mod port;
 pub mod proxy;
 pub mod sentinel;
 pub mod server;
+pub mod tally;
 
 use std::time::{Duration, Instant};
 
