@@ -214,3 +214,6 @@ fn obliterated(answer: Value) -> Result<(ObliterateAnswer, bool), Unreadable> {
         _ => return Err(Unreadable),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -162,3 +162,6 @@ fn counts_of(counted: Value) -> Result<QueueCounts, Unreadable> {
     counts.shelved.sort();
     Ok(counts)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -7,7 +7,7 @@
 -- Answer: where the next step goes on (see walk.lua), or ''; and per job acted on its id (16), what became of it (1 byte: 0
 --   done, 1 requested, 2 unchanged, 3 refused, 4 key held, 5 not found), its state (1), and the holder (16) of a held key.
 -- Errors: FERROQ_SCHEMA, FERROQ_INVALID.
--- Work: proportional to the ids, or to the records that the step looks at, and to the bytes of their specs, about 5
+-- Work: proportional to the ids, or to the records that the step looks at, and to the bytes of their specs, about 8
 --   microseconds each; and up to twice as many prunings as jobs were cancelled.
 local refused = begin(ARGV[1])
 if refused then

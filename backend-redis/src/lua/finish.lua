@@ -65,6 +65,10 @@ local function finish()
   end
   call('HSET', META, 'layout', LAYOUT, 'last', string.format('%.0f', now), 'attended', string.format('%.0f', meta.attended),
     'term_min', string.format('%.0f', meta.term_min), 'seq', string.format('%.0f', meta.seq))
+  if created then
+    -- What an obliteration left behind for a while is the new queue's to keep.
+    call('PERSIST', LEDGER)
+  end
   if hint_work then
     wake()
   end

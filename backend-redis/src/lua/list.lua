@@ -3,7 +3,7 @@
 -- Arguments: the clock's reading, or ''; a step (see walk.lua).
 -- Answer: where the next page goes on, or ''; then the records (see walk.lua).
 -- Errors: FERROQ_SCHEMA.
--- Work: proportional to the records that the step looks at and to their bytes, about 3 microseconds each.
+-- Work: proportional to the records that the step looks at and to their bytes, about 4 microseconds each.
 local refused = look(ARGV[1])
 if refused then
   return refused

@@ -1,11 +1,11 @@
 -- A step of a queue's end: removes jobs in the order of the walk, and with the last of them all that there is of the queue
--- but the answers kept for repeats, and what waits in the outbox for other queues, with the numbers that it goes by.
+-- but the answers kept for repeats, what waits in the outbox for other queues, and the ledger, which expires.
 --
 -- Arguments: the clock's reading, or ''; '1' to go on where jobs are Active; how many jobs.
 -- Answer: a number and another: 0 nothing is left, and 1 if the outbox still is; 1 nothing happened, and how many jobs
 --   are Active; 2 there is more, and how many went.
 -- Errors: FERROQ_SCHEMA.
--- Work: proportional to the jobs and the bytes of their specs, about 4 microseconds each; the last step frees the keys in
+-- Work: proportional to the jobs and the bytes of their specs, about 5 microseconds each; the last step frees the keys in
 --   the server's background.
 local refused = begin(ARGV[1])
 if refused then

@@ -104,7 +104,7 @@ end
 -- A job from its entries.
 local function job_of(id, blob, entry)
   local j = { id = id, blob = blob }
-  if entry and #entry >= ENTRY_MIN then
+  if entry and #entry >= ENTRY_MIN and byte(entry, 1) <= CANCELLED then
     j.state, j.epoch, j.seq, j.due, j.expires, j.priority, j.traits, j.slot, j.flags, j.mask, j.failure, j.attempts,
       j.crashes, j.runs, j.started, j.till, j.term = unpack_bytes('>Bc8c7c8c8BBBBBBI4I4I4c8c8c8', entry)
     j.worker = sub(entry, 75)
