@@ -150,7 +150,9 @@ fn look(
     in_cluster: bool,
 ) -> Result<Server, StorageError> {
     let said = |name: &str| info.get(name).map_or("", String::as_str);
-    match (said("redis_mode"), in_cluster) {
+    // Valkey has another name for it.
+    let mode = info.get("redis_mode").or_else(|| info.get("server_mode")).map_or("", String::as_str);
+    match (mode, in_cluster) {
         ("cluster", false) => {
             return Err(unsupported(format!(
                 "Redis at {place} is a node of a cluster; begin the URL with redis+cluster:// or rediss+cluster://"

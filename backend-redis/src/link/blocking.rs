@@ -57,8 +57,8 @@ impl Blocking {
                 Err(error) => error,
                 answer => {
                     end.keep();
-                    // A node that was only asked this once is not where the key is at home.
-                    self.live = (!asking).then_some(live);
+                    // Even if the key is not at home there: the node will say so next time.
+                    self.live = Some(live);
                     return answer;
                 }
             };
@@ -70,7 +70,7 @@ impl Blocking {
                     asking = ask;
                 }
                 Next::Nowhere => {
-                    if !error.is_about_the_server() && !asking {
+                    if !error.is_about_the_server() {
                         end.keep();
                         self.live = Some(live);
                     }
@@ -88,10 +88,10 @@ impl Blocking {
 }
 
 /// Ends a connection whose caller went away, or that leads to the wrong place.
-struct EndUnlessKept<'a>(Option<&'a Arc<Live>>);
+pub(super) struct EndUnlessKept<'a>(pub(super) Option<&'a Arc<Live>>);
 
 impl EndUnlessKept<'_> {
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.0 = None;
     }
 }

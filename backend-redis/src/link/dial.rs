@@ -113,6 +113,20 @@ impl Dialer {
         })
     }
 
+    async fn tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+        let each = share(self.connect_timeout, addresses.len());
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        for address in addresses {
+            match tokio::time::timeout(each, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failure = error,
+                Err(late) => failure = late.into(),
+            }
+        }
+        Err(failure)
+    }
+
     async fn socket(&self, address: &Address) -> io::Result<Box<dyn Socket>> {
         let (host, port) = match address {
             Address::Tcp { host, port } => (host.as_str(), *port),
@@ -121,7 +135,7 @@ impl Dialer {
             #[cfg(not(unix))]
             Address::Unix(_) => return Err(io::Error::other("there are no Unix sockets on this system")),
         };
-        let stream = TcpStream::connect((host, port)).await?;
+        let stream = self.tcp(host, port).await?;
         stream.set_nodelay(true)?;
         // For connections that wait for hours, so that a peer which vanished without a word is noticed.
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
@@ -131,6 +145,11 @@ impl Dialer {
             Some(tls) => tls.wrap(host, stream).await,
         }
     }
+}
+
+/// How long each of a host's addresses may take, so that one that swallows packets leaves time for the next.
+fn share(whole: Duration, addresses: usize) -> Duration {
+    whole / u32::try_from(addresses.max(1)).unwrap_or(u32::MAX)
 }
 
 fn login(user: Option<&str>, password: Option<&str>) -> RedisConnectionInfo {

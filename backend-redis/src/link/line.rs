@@ -158,6 +158,7 @@ impl State {
     /// The connection was lost. One that had served may be replaced at once; one that never did counts as a failed
     /// attempt, or a server that accepts and hangs up would be hammered.
     fn drop_live(&mut self, live: &Arc<Live>, why: CallError) {
+        tracing::debug!(server = %live.place, error = %why, "the connection to Redis was lost");
         if live.has_served() {
             self.forget(live);
         } else {
@@ -193,8 +194,14 @@ impl Drop for Finish {
         let mut state = self.line.state();
         state.attempt = None;
         match self.outcome.take() {
-            Some(Ok(live)) if !state.closed => state.live = Some(live),
-            Some(Err(why)) => state.pace.failed(Instant::now(), why, rand::random()),
+            Some(Ok(live)) if !state.closed => {
+                tracing::debug!(server = %live.place, "connected to Redis");
+                state.live = Some(live);
+            }
+            Some(Err(why)) => {
+                tracing::debug!(server = %self.line.place, error = %why, "not connected to Redis");
+                state.pace.failed(Instant::now(), why, rand::random());
+            }
             _ => {}
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redis::{Cmd, Value};
 
 use super::Link;
-use super::blocking::Blocking;
+use super::blocking::{Blocking, EndUnlessKept};
 use super::live::Live;
 use crate::error::CallError;
 use crate::options::{Address, WaitFor};
@@ -44,14 +44,26 @@ impl Link {
         let mut own = Blocking::over(self.clone(), key, self.spares.take(&shared.address));
         let call_timeout = self.dialer.call_timeout();
         let answer = own.call(cmd, call_timeout).await?;
-        let reached = own.call(&wait_command(wait), call_timeout + wait.timeout).await;
-        let reached = reached.and_then(|reached| read(reached, wait, &shared));
-        if let Some(live) = own.into_live()
-            && !self.is_closed()
-        {
+        let reached = match own.into_live() {
+            Some(live) => self.wait(live, wait).await,
+            None => Err(CallError::unexpected(&shared.place, "and ended the connection before it could be asked")),
+        };
+        Ok((answer, reached))
+    }
+}
+
+impl Link {
+    /// Waits on the very connection that has written: another one would be told of what it wrote itself, which is
+    /// nothing, and that at once.
+    async fn wait(&self, live: Arc<Live>, wait: &WaitFor) -> Result<Reached, CallError> {
+        let end = EndUnlessKept(Some(&live));
+        let reached = live.call_alone(&wait_command(wait), self.dialer.call_timeout() + wait.timeout).await?;
+        let reached = read(reached, wait, &live)?;
+        end.keep();
+        if !self.is_closed() {
             self.spares.keep(live);
         }
-        Ok((answer, reached))
+        Ok(reached)
     }
 }
 
