@@ -24,19 +24,24 @@ local function holder_of(key)
   return sub(hold, 1, 16)
 end
 
--- Gives a job its key, and drops two holds whose time is over, so that they can't pile up.
+-- So many holds whose time is over are kept, because they hold again if the clock steps back.
+local HOLDS_OVER_MAX = 1024
+
+-- Gives a job its key, and drops two holds whose time has long been over, so that they can't pile up.
 local function take_key(id, parts)
   local till = NONE8
   if parts.dedup_mode == 1 then
     till = after(now, parts.dedup_span)
     call('ZADD', HOLDS, number(till), parts.dedup_key)
-    local over = call('ZRANGEBYSCORE', HOLDS, '-inf', now, 'LIMIT', 0, 2)
-    for i = 1, #over do
-      local hold = call('HGET', DEDUP, over[i])
-      if over[i] ~= parts.dedup_key and hold and sub(hold, 17, 24) ~= NONE8 and number(sub(hold, 17, 24)) <= now then
-        call('HDEL', DEDUP, over[i])
+    if call('ZCOUNT', HOLDS, '-inf', now) > HOLDS_OVER_MAX then
+      local over = call('ZRANGE', HOLDS, 0, 1)
+      for i = 1, #over do
+        local hold = call('HGET', DEDUP, over[i])
+        if hold and sub(hold, 17, 24) ~= NONE8 and number(sub(hold, 17, 24)) <= now then
+          call('HDEL', DEDUP, over[i])
+        end
+        call('ZREM', HOLDS, over[i])
       end
-      call('ZREM', HOLDS, over[i])
     end
   end
   call('HSET', DEDUP, parts.dedup_key, id .. till)
