@@ -6,10 +6,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferroq_core::storage::StorageError;
+use ferroq_core::storage::{ErrorCode, StorageError};
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
-use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError};
+use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, ServerErrorKind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -75,7 +75,7 @@ impl Dialer {
                 .set_write_backpressure_boundary(WRITE_BYTES);
             let (connection, driver) = MultiplexedConnection::new_with_config(login, socket, config)
                 .await
-                .map_err(|error| CallError::connecting(&place, &error))?;
+                .map_err(|error| Self::log_in_failed(&place, login.db(), &error))?;
             let live = Live::new(connection, driver, address.clone(), place.clone(), self.call_timeout);
             live.greet().await?;
             Ok(live)
@@ -87,9 +87,9 @@ impl Dialer {
     pub(super) async fn dial_pubsub(&self, address: &Address) -> Result<PubSub, CallError> {
         let place: Arc<str> = address.to_string().into();
         self.bounded(&place, async {
-            let connecting = |error: &RedisError| CallError::connecting(&place, error);
-            let socket = self.socket(address).await.map_err(|error| connecting(&error.into()))?;
-            PubSub::new(&self.login, socket).await.map_err(|error| connecting(&error))
+            let socket = self.socket(address).await.map_err(|error| CallError::connecting(&place, &error.into()))?;
+            let pubsub = PubSub::new(&self.login, socket).await;
+            pubsub.map_err(|error| Self::log_in_failed(&place, self.login.db(), &error))
         })
         .await
     }
@@ -102,6 +102,20 @@ impl Dialer {
         self.call_timeout
     }
 
+    /// Of what is sent then, only the choice of a database can be refused with an error of no kind of its own.
+    fn log_in_failed(place: &Arc<str>, database: i64, error: &RedisError) -> CallError {
+        match (error.kind(), error.detail()) {
+            (ErrorKind::Server(ServerErrorKind::ResponseError), Some(said)) if database != 0 => {
+                CallError::not_connected(
+                    place,
+                    ErrorCode::Invalid,
+                    format!("database {database} can't be used: {said}"),
+                )
+            }
+            _ => CallError::connecting(place, error),
+        }
+    }
+
     async fn bounded<T>(
         &self,
         place: &Arc<str>,
@@ -109,7 +123,7 @@ impl Dialer {
     ) -> Result<T, CallError> {
         tokio::time::timeout(self.connect_timeout, attempt).await.unwrap_or_else(|_| {
             let why = format!("no answer within {:?}", self.connect_timeout);
-            Err(CallError::not_connected(place, ferroq_core::storage::ErrorCode::Unavailable, why))
+            Err(CallError::not_connected(place, ErrorCode::Unavailable, why))
         })
     }
 

@@ -14,6 +14,7 @@ pub mod proxy;
 pub mod sentinel;
 pub mod server;
 pub mod tally;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

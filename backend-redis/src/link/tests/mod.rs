@@ -115,7 +115,8 @@ async fn databases_are_apart() {
     let zero = Link::open(&options(&server)).await.expect("open");
     assert_eq!(zero.call(&get("a")).await.expect("get"), Value::Nil);
     let error = Link::open(&options(&server).database(99)).await.expect_err("no such database");
-    assert_eq!(error.effect(), Effect::None);
+    assert_eq!((error.code(), error.effect()), (ErrorCode::Invalid, Effect::None));
+    assert!(error.to_string().contains("database 99"), "{error}");
 }
 
 #[tokio::test]

@@ -2,46 +2,13 @@
 
 use std::path::Path;
 
-use ferroq_tests::redis::options::TlsFiles;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use ferroq_tests::redis::tls::Certificates;
 
 use super::*;
 use crate::options::TlsOptions;
 
-/// An authority, and a certificate and key that it signed for a server and for a client, in files.
-struct Certificates {
-    directory: tempfile::TempDir,
-}
-
-impl Certificates {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let write = |name: &str, text: String| std::fs::write(directory.path().join(name), text).expect("write");
-        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // A certificate whose subject is its issuer would look as if it had signed itself.
-        params.distinguished_name.push(DnType::CommonName, "the test's authority");
-        let authority =
-            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate");
-        write("ca.pem", authority.pem());
-        for (name, host) in [("server", "127.0.0.1"), ("client", "client"), ("stranger", "elsewhere.example")] {
-            let key = KeyPair::generate().expect("a key");
-            let params = CertificateParams::new(vec![host.to_owned()]).expect("parameters");
-            write(&format!("{name}.pem"), params.signed_by(&key, &authority).expect("a certificate").pem());
-            write(&format!("{name}.key"), key.serialize_pem());
-        }
-        Certificates { directory }
-    }
-
-    fn file(&self, name: &str) -> std::path::PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn start(&self, server: &str, wants_client: bool) -> Server {
-        let client = wants_client.then(|| (self.file("client.pem"), self.file("client.key")));
-        let (cert, key) = (self.file(&format!("{server}.pem")), self.file(&format!("{server}.key")));
-        Server::start(ServerOptions::new().tls(TlsFiles { ca: self.file("ca.pem"), cert, key, client }))
-    }
+fn start(ours: &Certificates, certificate: &str, wants_client: bool) -> Server {
+    Server::start(ServerOptions::new().tls(ours.files(certificate, wants_client)))
 }
 
 fn options(server: &Server, tls: TlsOptions) -> RedisOptions {
@@ -55,7 +22,7 @@ fn read(path: &Path) -> Vec<u8> {
 #[tokio::test]
 async fn an_own_ca_is_trusted_and_no_other() {
     let ours = Certificates::new();
-    let server = ours.start("server", false);
+    let server = start(&ours, "server", false);
     let link = Link::open(&options(&server, TlsOptions::new().ca_file(ours.file("ca.pem")))).await.expect("open");
     link.call(&set("a", "1")).await.expect("set");
     assert_eq!(server.cli(&["GET", "a"]), "1");
@@ -80,7 +47,7 @@ async fn an_own_ca_is_trusted_and_no_other() {
 #[tokio::test]
 async fn a_certificate_for_another_host_is_refused() {
     let ours = Certificates::new();
-    let server = ours.start("stranger", false);
+    let server = start(&ours, "stranger", false);
     let error =
         Link::open(&options(&server, TlsOptions::new().ca_file(ours.file("ca.pem")))).await.expect_err("refused");
     assert!(error.to_string().contains("certificate"), "{error}");
@@ -89,7 +56,7 @@ async fn a_certificate_for_another_host_is_refused() {
 #[tokio::test]
 async fn a_client_shows_its_certificate_where_the_server_wants_one() {
     let ours = Certificates::new();
-    let server = ours.start("server", true);
+    let server = start(&ours, "server", true);
     let tls = TlsOptions::new().ca_file(ours.file("ca.pem"));
     Link::open(&options(&server, tls.clone())).await.expect_err("no certificate");
     let by_files = tls.clone().client_files(ours.file("client.pem"), ours.file("client.key"));
@@ -101,7 +68,7 @@ async fn a_client_shows_its_certificate_where_the_server_wants_one() {
 #[tokio::test]
 async fn a_plain_connection_to_a_tls_port_and_the_other_way_round_fail_in_time() {
     let ours = Certificates::new();
-    let server = ours.start("server", false);
+    let server = start(&ours, "server", false);
     let plain = RedisOptions::new("127.0.0.1", server.tls_port()).connect_timeout(Duration::from_secs(1));
     assert_eq!(Link::open(&plain).await.expect_err("plain").effect(), Effect::None);
     let tls = RedisOptions::new("127.0.0.1", server.port()).tls(TlsOptions::new().ca_file(ours.file("ca.pem")));
