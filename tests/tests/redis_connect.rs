@@ -2,6 +2,8 @@
 //! databases, by a Unix socket, by TLS, by Sentinels and in a Cluster. And URLs that are wrong, which say so without showing
 //! the password.
 
+use std::path::PathBuf;
+
 use ferroq::{ConnectError, Context, Job, JobResult, Worker};
 use ferroq_core::storage::{Effect, ErrorCode};
 use ferroq_tests::redis::cluster::Cluster;
@@ -146,4 +148,22 @@ async fn a_url_that_is_wrong_says_everything_that_is_and_never_the_password() {
     }
     let error = refused("reddis://ann:hunter2@localhost").await;
     assert!(error.to_string().contains("redis://") && !format!("{error:?}").contains("hunter2"), "{error}");
+}
+
+/// The page says of every parameter what it does, and of none that there is not.
+#[tokio::test]
+async fn the_page_for_operators_has_every_parameter_of_a_url_and_no_other() {
+    let page = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/redis-operations.md");
+    let page = std::fs::read_to_string(page).expect("docs/redis-operations.md is there");
+    let error = refused("redis://localhost?no-such").await.to_string();
+    let (_, known) = error.split_once("there are ").expect("it says which there are");
+    let known = known.trim_end_matches(" (nothing was changed)");
+    let mut known: Vec<&str> = known.split([',', ' ']).filter(|word| !word.is_empty() && *word != "and").collect();
+    let (_, table) = page.split_once("| parameter | default |").expect("a table of parameters");
+    let (table, _) = table.split_once("\n\n").expect("the end of the table");
+    let rows = table.lines().filter_map(|row| row.strip_prefix("| `")?.split(" | ").next());
+    let mut told: Vec<&str> = rows.flat_map(|names| names.split(", ")).map(|name| name.trim_matches('`')).collect();
+    known.sort_unstable();
+    told.sort_unstable();
+    assert_eq!(told, known);
 }
