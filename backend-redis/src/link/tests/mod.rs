@@ -303,16 +303,39 @@ async fn a_cut_at_any_byte_is_lost_or_never_sent_and_the_next_call_is_served() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_up_on_every_command_is_not_hammered() {
+async fn a_server_that_hangs_up_on_everybody_is_not_hammered() {
     let server = start();
     let proxy = Proxy::start(server.port());
     let link = Link::open(&RedisOptions::new("127.0.0.1", proxy.port())).await.expect("open");
     link.call(&cmd("PING")).await.expect("served");
-    proxy.set(Mode::Refuse);
+    server.kill();
+    proxy.set(Mode::Pass);
+    for _ in 0..20 {
+        let calls = futures::future::join_all((0..50).map(|_| async { link.call(&cmd("PING")).await.is_err() }));
+        assert!(calls.await.into_iter().all(|failed| failed));
+    }
+    // Even if these thousand calls took ten seconds, the pauses leave room for fifty attempts.
+    let connections = proxy.counters().connections;
+    assert!(connections < 100, "{connections} connections for 1000 calls");
+    server.restart();
+    until_served(&link, &cmd("PING")).await;
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_says_nothing_fails_the_attempt_and_nothing_was_sent() {
+    let server = start();
+    let proxy = Proxy::start(server.port());
+    let silent = RedisOptions::new("127.0.0.1", proxy.port()).connect_timeout(Duration::from_millis(50));
+    let link = Link::open(&silent).await.expect("open");
+    proxy.set(Mode::Silent);
+    for options in [silent.clone(), silent.clone().password("x")] {
+        let error = Link::open(&options).await.expect_err("silence");
+        assert_eq!((error.code(), error.effect()), (ErrorCode::Unavailable, Effect::None));
+        assert!(error.to_string().contains("no answer within 50ms"), "{error}");
+    }
+    let error = link.subscriber().await.err().map(StorageError::from);
+    assert!(error.is_none_or(|error| error.effect() == Effect::None));
     proxy.cut_all();
-    until("it is noticed", async || link.call(&cmd("PING")).await.err()).await;
-    let calls = futures::future::join_all((0..1000).map(|_| async { link.call(&cmd("PING")).await.is_err() }));
-    assert!(calls.await.into_iter().all(|failed| failed));
     proxy.set(Mode::Pass);
     until_served(&link, &cmd("PING")).await;
 }
