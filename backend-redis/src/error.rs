@@ -2,7 +2,8 @@
 //! failure itself, before anyone decides what it means for a queue; turning it into a [`StorageError`] decides that.
 //!
 //! Scripts validate before they write, so an error that a script raises itself, and one that Redis gives before running
-//! anything, changed nothing. Whether a command whose answer was lost took effect is unknown.
+//! anything, changed nothing. Whether a command whose answer was lost took effect is unknown, and so is what a script had
+//! done before its user lacked a right.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ enum Cause {
     Closed,
     /// The server answered with an error.
     Answer { code: String, text: String },
+    /// The user lacks these rights; a script may have found that out half way.
+    Lacking { missing: String, in_script: bool },
     /// No connection could be made, so nothing was sent.
     Connect { code: ErrorCode, message: String },
     /// The connection was lost after the command may have been sent.
@@ -125,6 +128,7 @@ impl CallError {
         match &self.cause {
             Cause::Closed | Cause::Connect { .. } => false,
             Cause::Answer { code, text } => !comes_before_effects(code, text),
+            Cause::Lacking { in_script, .. } => *in_script,
             Cause::Lost(_) | Cause::Silent(_) | Cause::Unexpected(_) => true,
         }
     }
@@ -143,8 +147,24 @@ impl CallError {
             ),
             Cause::Unexpected(what) => (ErrorCode::Corrupt, format!("Redis at {place} answered {what}")),
             Cause::Answer { code, text } => return meaning(code, text),
+            Cause::Lacking { missing, .. } => (ErrorCode::Denied, denied(missing)),
         };
         StorageText { code, message }
+    }
+
+    /// Whether the server refused because of what this user may not do.
+    pub(crate) fn lacks_a_right(&self) -> bool {
+        match &self.cause {
+            Cause::Answer { code, text } => code == "NOPERM" || is_denied_in_script(text),
+            Cause::Lacking { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// The same, once it is known which rights those are.
+    pub(crate) fn lacking(self, missing: String) -> Self {
+        let in_script = self.server_text().is_some_and(is_denied_in_script);
+        CallError { cause: Cause::Lacking { missing, in_script }, place: self.place }
     }
 
     /// Whether this says that the connection leads to a server that can't serve now, rather than anything about the
@@ -216,10 +236,13 @@ fn comes_before_effects(code: &str, text: &str) -> bool {
         "DENIED",
         "UNBLOCKED",
     ];
+    // A script finds out what its user may not do when it gets there. Nothing undoes what came before.
+    if is_denied_in_script(text) {
+        return false;
+    }
     BEFORE.contains(&code)
         || code.starts_with("FERROQ_")
         || is_unknown_command(text)
-        || is_denied_in_script(text)
         || text.contains("cluster support disabled")
 }
 
@@ -295,7 +318,8 @@ fn meaning(code: &str, text: &str) -> StorageText {
     StorageText { code, message }
 }
 
-fn denied(text: &str) -> String {
+/// What to do about a right that a user lacks.
+pub(crate) fn denied(text: &str) -> String {
     format!("this Redis user lacks a right: {text}; docs/redis-acl.md has the rule that grants all that is needed")
 }
 

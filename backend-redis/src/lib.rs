@@ -25,7 +25,6 @@ mod transfer;
 mod url;
 mod walk;
 
-pub use acl::{acl_commands, acl_rule};
 pub use options::{RedisOptions, TlsOptions, WaitFor};
 pub use probe::{Persistence, RedisReport, ServerKind};
 pub use storage::RedisStorage;

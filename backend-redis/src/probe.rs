@@ -8,7 +8,7 @@ use std::fmt;
 use ferroq_core::storage::{DurabilityReport, ErrorCode, Loss, StorageError};
 use redis::{Cmd, Value};
 
-use crate::error::unsupported;
+use crate::error::{denied, unsupported};
 use crate::link::Link;
 use crate::options::RedisOptions;
 
@@ -111,12 +111,20 @@ pub(crate) async fn probe(link: &Link, options: &RedisOptions) -> Result<Probe, 
     // A user without the right to read the configuration, or a server that has no such command, is nothing unusual.
     let settings = link.call_everywhere(&config_get()).await.ok();
     let mut servers = Vec::new();
-    for (place, info) in link.call_everywhere(&redis::cmd("INFO")).await? {
+    let infos = match link.call_everywhere(&redis::cmd("INFO")).await {
+        Ok(infos) => infos,
+        Err(error) => return Err(link.explain(error).await.into()),
+    };
+    for (place, info) in infos {
         let settings = settings.as_ref().and_then(|all| all.iter().find(|(at, _)| *at == place));
         let settings = settings.and_then(|(_, answer)| read_settings(answer));
         let server = look(&place, &read_info(&info), settings.as_ref(), link.is_cluster())?;
         check(&server, options)?;
         servers.push(server);
+    }
+    // A script that lacks a right half way leaves half of its work, so none is begun.
+    if let Some(missing) = link.missing_rights().await? {
+        return Err(StorageError::new(ErrorCode::Denied, denied(&missing)));
     }
     let report = report(&servers, link, options);
     report

@@ -13,6 +13,7 @@ use redis::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use crate::error::CallError;
 use crate::keys::QueueKeys;
 use crate::link::{Link, Message};
 use crate::record::id_of;
@@ -116,10 +117,25 @@ impl Drop for Listener {
     }
 }
 
+/// Says once, and not each time that it is tried again, that hints can't be had for want of a right. Everything else that
+/// can be wrong here is met by whoever works on the queue, who tells of it.
+#[derive(Debug, Default)]
+struct Refusals {
+    told: bool,
+}
+
+impl Refusals {
+    fn note(&mut self, error: &CallError) {
+        if error.lacks_a_right() && !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(%error, "hints can't be had; workers find their jobs by polling");
+        }
+    }
+}
+
 /// Waits for tokens of one queue whenever the workers here are idle.
 async fn wait_for_tokens(link: Link, hub: SignalHub, keys: QueueKeys, standing: watch::Sender<Standing>) {
     let mut changes = standing.subscribe();
-    let mut pause = PAUSE_MIN;
+    let (mut pause, mut refusals) = (PAUSE_MIN, Refusals::default());
     loop {
         if changes.wait_for(|standing| standing.is_idle).await.is_err() {
             return;
@@ -140,11 +156,13 @@ async fn wait_for_tokens(link: Link, hub: SignalHub, keys: QueueKeys, standing: 
             match connection.call(&cmd, BLOCK * 2).await {
                 Ok(Value::Nil) => {}
                 Ok(_) => hand_on(&link, &hub, &keys, &standing, &mut changes).await,
-                Err(_) => {
+                Err(error) => {
+                    refusals.note(&error);
                     was_cut = true;
                     break;
                 }
             }
+            refusals = Refusals::default();
             pause = PAUSE_MIN;
         }
         if was_cut {
@@ -183,7 +201,7 @@ async fn hand_on(
 /// Follows the channels of the queues that are asked for.
 async fn follow_channels(link: Link, hub: SignalHub, mut wanted: mpsc::UnboundedReceiver<QueueKeys>) {
     let mut queues: HashMap<String, QueueName> = HashMap::new();
-    let mut pause = PAUSE_MIN;
+    let (mut pause, mut refusals) = (PAUSE_MIN, Refusals::default());
     loop {
         if queues.is_empty() {
             let Some(keys) = wanted.recv().await else { return };
@@ -192,7 +210,11 @@ async fn follow_channels(link: Link, hub: SignalHub, mut wanted: mpsc::Unbounded
         if let Ok((mut sink, mut messages)) = link.subscriber().await {
             let mut is_up = true;
             for channel in queues.keys() {
-                is_up &= sink.subscribe(channel).await.is_ok();
+                if let Err(error) = sink.subscribe(channel).await {
+                    refusals.note(&link.explain(error).await);
+                    is_up = false;
+                    break;
+                }
             }
             // What was published while nobody listened is lost, so everybody looks.
             for queue in queues.values() {
@@ -200,7 +222,7 @@ async fn follow_channels(link: Link, hub: SignalHub, mut wanted: mpsc::Unbounded
             }
             hub.ended(hub.watched());
             while is_up {
-                pause = PAUSE_MIN;
+                (pause, refusals) = (PAUSE_MIN, Refusals::default());
                 tokio::select! {
                     message = messages.next() => match message {
                         Some(message) => tell(&hub, &queues, &message),

@@ -74,7 +74,7 @@ impl Blocking {
                         end.keep();
                         self.live = Some(live);
                     }
-                    return Err(error);
+                    return Err(self.link.explain(error).await);
                 }
             }
         }

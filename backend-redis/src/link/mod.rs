@@ -31,6 +31,7 @@ use self::slots::slot_of;
 pub(crate) use self::subscriber::{Message, SubscriberSink, SubscriberStream};
 pub(crate) use self::waiting::Reached;
 use self::waiting::Spares;
+use crate::acl::Rights;
 use crate::error::CallError;
 use crate::options::{RedisOptions, Servers};
 
@@ -40,6 +41,7 @@ pub(crate) struct Link {
     dialer: Arc<Dialer>,
     way: Way,
     spares: Arc<Spares>,
+    rights: Arc<Rights>,
 }
 
 /// How servers are found.
@@ -64,7 +66,7 @@ impl Link {
             }
             Servers::Cluster(nodes) => Way::Cluster(Cluster::open(dialer.clone(), nodes).await?),
         };
-        let link = Link { dialer, way, spares: Arc::default() };
+        let link = Link { dialer, way, spares: Arc::default(), rights: Arc::new(Rights::of(options)) };
         link.any_live().await?;
         Ok(link)
     }
@@ -73,9 +75,13 @@ impl Link {
     /// is lost the next call makes another; after a failed attempt calls fail at once for a short while, with nothing
     /// sent.
     pub(crate) async fn call(&self, cmd: &Cmd) -> Result<Value, CallError> {
-        match &self.way {
+        let answer = match &self.way {
             Way::One(line) => line.call(cmd, false).await,
             Way::Cluster(cluster) => cluster.call(cmd).await,
+        };
+        match answer {
+            Err(error) => Err(self.explain(error).await),
+            answer => answer,
         }
     }
 
@@ -90,6 +96,26 @@ impl Link {
             Ok((place, line.call(cmd, false).await?))
         });
         futures::future::try_join_all(answers).await
+    }
+
+    /// The rights that this user lacks on any of the servers, as ACL rules name them; nothing if it has all.
+    pub(crate) async fn missing_rights(&self) -> Result<Option<String>, CallError> {
+        let answers = self.call_everywhere(&self.rights.question()).await?;
+        Ok(answers.iter().find_map(|(_, answer)| self.rights.missing(answer)))
+    }
+
+    /// Has an error that is about a missing right say which: Redis does not tell of keys, channels, and what is inside
+    /// scripts.
+    pub(crate) async fn explain(&self, error: CallError) -> CallError {
+        if !error.lacks_a_right() {
+            return error;
+        }
+        match self.missing_rights().await {
+            Ok(Some(missing)) => error.lacking(missing),
+            // If not even that may be asked, Redis has named what is missing for it.
+            Err(why) if why.lacks_a_right() => why,
+            _ => error,
+        }
     }
 
     /// A connection of its own to the server that has `key`, for one blocking command at a time.

@@ -72,7 +72,10 @@ async fn a_user_who_may_not_look_at_all_is_told_which_right_is_missing() {
     let server = Server::start(ServerOptions::new().user("app on >pw ~* &* +@all -info"));
     let error = probed(&options(&server).user("app").password("pw")).await.expect_err("no right");
     assert_eq!(error.code(), ErrorCode::Denied);
-    assert!(error.to_string().contains("'info'") && error.to_string().contains("docs/redis-acl.md"), "{error}");
+    assert!(
+        error.to_string().contains("lacks a right: +info;") && error.to_string().contains("docs/redis-acl.md"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
