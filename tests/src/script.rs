@@ -65,7 +65,11 @@ impl Script {
         dump_queue(self.client.storage().as_ref(), &self.queue, 1000).await
     }
 
-    async fn claim(&self, max_items: usize) -> Vec<Claim> {
+    /// Claims so many of the script's jobs.
+    ///
+    /// # Panics
+    /// If the call fails.
+    pub async fn claim(&self, max_items: usize) -> Vec<Claim> {
         let claim = ClaimSpec {
             kinds: Arc::new([JobKind::new(Item::NAME).expect("a kind")]),
             max_items,
