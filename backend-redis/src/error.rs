@@ -113,11 +113,6 @@ impl CallError {
         self.server_code() == Some("NOSCRIPT")
     }
 
-    /// Whether the command may have got to the server.
-    pub(crate) fn reached_server(&self) -> bool {
-        !matches!(self.cause, Cause::Closed | Cause::Connect { .. })
-    }
-
     /// The same failure for a call that was not even sent because of it.
     pub(crate) fn not_sent(self) -> Self {
         let StorageText { code, message } = self.told();

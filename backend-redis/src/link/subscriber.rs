@@ -44,12 +44,6 @@ impl SubscriberSink {
         bounded(&place, timeout, self.sink.subscribe(channel)).await
     }
 
-    /// Listens to a channel no more.
-    pub(crate) async fn unsubscribe(&mut self, channel: &str) -> Result<(), CallError> {
-        let (place, timeout) = (self.place.clone(), self.call_timeout);
-        bounded(&place, timeout, self.sink.unsubscribe(channel)).await
-    }
-
     async fn ping(&mut self) -> Result<(), CallError> {
         let (place, timeout) = (self.place.clone(), self.call_timeout);
         bounded(&place, timeout, async { self.sink.ping::<redis::Value>().await.map(drop) }).await
