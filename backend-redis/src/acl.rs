@@ -23,7 +23,7 @@ enum On {
 }
 
 /// What the client sends outside of scripts, and what for.
-const CLIENT: [(&str, On, &str); 13] = [
+const CLIENT: [(&str, On, &str); 14] = [
     ("blpop", On::Queues, "an idle worker waits for a wake-up"),
     ("eval", On::Queues, "the same, where the server does not know the script yet"),
     ("evalsha", On::Queues, "every call"),
@@ -33,6 +33,7 @@ const CLIENT: [(&str, On, &str); 13] = [
     // A refused ping is an answer too. But each would leave an entry in the server's ACL LOG.
     ("ping", On::Nothing, "whether a connection still leads to a server"),
     ("sadd", On::Registry, "the list of queues"),
+    ("sismember", On::Registry, "the list of queues: whether one is in it already, since a full server takes no more"),
     ("smembers", On::Registry, "the list of queues"),
     ("srem", On::Registry, "the list of queues, when one is obliterated"),
     ("subscribe", On::Channels, "hints: something was changed by hand, a job ended that somebody waits for"),

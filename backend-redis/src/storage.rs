@@ -108,6 +108,14 @@ impl RedisStorage {
         if self.registered.lock().unwrap_or_else(PoisonError::into_inner).contains(queue) {
             return Ok(());
         }
+        // Asked first: a server whose memory is full refuses to add a name even where it is there already, and to pause a
+        // queue or to send it a follow-up needs no room.
+        let mut cmd = redis::cmd("SISMEMBER");
+        cmd.arg(keys::registry(&self.options.namespace)).arg(queue.as_str());
+        if self.link.call(&cmd).await? == Value::Int(1) {
+            self.registered.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone());
+            return Ok(());
+        }
         self.created(queue).await
     }
 

@@ -291,8 +291,14 @@ impl<S: Send + Sync + 'static> Turn<S> {
                 }
                 SettleAnswer::AlreadyDone | SettleAnswer::LeaseLost | SettleAnswer::Gone => &mut self.report.lost,
             } += 1;
-            if *answer == SettleAnswer::LeaseLost {
-                warn!(job = %settlement.lease.id, "a run's outcome was refused: its lease was lost");
+            match answer {
+                SettleAnswer::LeaseLost => {
+                    warn!(job = %settlement.lease.id, "a run's outcome was refused: its lease was lost");
+                }
+                SettleAnswer::Gone => {
+                    warn!(job = %settlement.lease.id, "a run's outcome was refused: its job is gone from the storage");
+                }
+                SettleAnswer::Settled { .. } | SettleAnswer::AlreadyDone => {}
             }
         }
         self.lines[place].registry.remove(settlements.iter().map(|settlement| settlement.lease));
