@@ -1,5 +1,7 @@
 //! The looks at a queue on a real server: walks over ranks that a score can't tell apart, and over what is damaged.
 
+mod layout;
+
 use std::sync::Arc;
 
 use ferroq_core::job::{JobSpec, Payload, Start};
