@@ -88,6 +88,7 @@ pub struct TlsOptions {
 
 /// PEM text, or the file that holds it.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "read only where TLS is built in"))]
 pub(crate) enum Pem {
     File(PathBuf),
     Text(Vec<u8>),
