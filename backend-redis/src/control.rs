@@ -9,7 +9,7 @@ use ferroq_core::storage::{
 use redis::{Cmd, Value};
 
 use crate::RedisStorage;
-use crate::error::{invalid, unsupported};
+use crate::error::{CallError, invalid, unsupported};
 use crate::exchange::strange;
 use crate::inspect::{array, count};
 use crate::keys;
@@ -106,7 +106,7 @@ impl RedisStorage {
         match bytes_of(flags).as_deref() {
             Ok(&[created, changed]) => {
                 if created == 1 {
-                    self.created(queue).await?;
+                    self.created(queue).await.map_err(after_the_fact)?;
                 }
                 Ok(changed == 1)
             }
@@ -118,12 +118,17 @@ impl RedisStorage {
     async fn unregister(&self, queue: &QueueName) -> Result<(), StorageError> {
         let mut cmd = redis::cmd("SREM");
         cmd.arg(keys::registry(&self.options.namespace)).arg(queue.as_str());
-        self.link.call(&cmd).await?;
-        if self.exists(queue).await? {
-            self.created(queue).await?;
+        self.link.call(&cmd).await.map_err(after_the_fact)?;
+        if self.exists(queue).await.map_err(StorageError::effect_unknown)? {
+            self.created(queue).await.map_err(after_the_fact)?;
         }
         Ok(())
     }
+}
+
+/// A failure to keep the registry, after the call itself took effect.
+pub(crate) fn after_the_fact(error: CallError) -> StorageError {
+    StorageError::from(error).effect_unknown()
 }
 
 /// An act as `act.lua` takes it.

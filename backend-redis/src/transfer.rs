@@ -13,7 +13,7 @@ use ferroq_core::storage::{
 use redis::{Cmd, Value};
 
 use crate::RedisStorage;
-use crate::control::{config_args, settings_of};
+use crate::control::{after_the_fact, config_args, settings_of};
 use crate::error::invalid;
 use crate::exchange::strange;
 use crate::inspect::{array, count, page_of};
@@ -87,7 +87,7 @@ impl Transfer for RedisStorage {
             match Restored::read(answer).map_err(|Unreadable| strange("the answer to a restore"))? {
                 Restored::Done { created, answer } => {
                     if created {
-                        self.created(queue).await?;
+                        self.created(queue).await.map_err(after_the_fact)?;
                     }
                     return Ok(answer);
                 }
