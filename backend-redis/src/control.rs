@@ -12,7 +12,6 @@ use crate::RedisStorage;
 use crate::error::{CallError, invalid, unsupported};
 use crate::exchange::strange;
 use crate::inspect::{array, count};
-use crate::keys;
 use crate::record::{bytes_of, id_of};
 use crate::script::{ACT, CONFIGURE, OBLITERATE, SETTINGS};
 use crate::spec::{Reader, Unreadable};
@@ -72,6 +71,8 @@ impl Control for RedisStorage {
         if max_items == 0 {
             return Err(invalid("a step of an obliteration removes one job at least"));
         }
+        // Asked first, so that a list that is somebody else's is found out before anything is removed.
+        self.registry.lists(queue).await?;
         let (keys, clock) = (self.keys(queue), self.clock_arg());
         let args = |cmd: &mut Cmd| {
             cmd.arg(&clock).arg(u8::from(force)).arg(walk::items(max_items));
@@ -97,7 +98,7 @@ impl RedisStorage {
         queue: &QueueName,
         config: impl Fn(&mut Cmd) -> &mut Cmd + Send + Sync,
     ) -> Result<bool, StorageError> {
-        self.register(queue).await?;
+        self.registry.register(queue).await?;
         let (keys, clock) = (self.keys(queue), self.clock_arg());
         let args = |cmd: &mut Cmd| {
             config(cmd.arg(&clock));
@@ -106,7 +107,7 @@ impl RedisStorage {
         match bytes_of(flags).as_deref() {
             Ok(&[created, changed]) => {
                 if created == 1 {
-                    self.created(queue).await.map_err(after_the_fact)?;
+                    self.registry.add(queue).await.map_err(after_the_fact)?;
                 }
                 Ok(changed == 1)
             }
@@ -116,11 +117,9 @@ impl RedisStorage {
 
     /// Takes a queue's name out of the registry, unless somebody made the queue anew.
     async fn unregister(&self, queue: &QueueName) -> Result<(), StorageError> {
-        let mut cmd = redis::cmd("SREM");
-        cmd.arg(keys::registry(&self.options.namespace)).arg(queue.as_str());
-        self.link.call(&cmd).await.map_err(after_the_fact)?;
+        self.registry.remove(queue).await.map_err(after_the_fact)?;
         if self.exists(queue).await.map_err(StorageError::effect_unknown)? {
-            self.created(queue).await.map_err(after_the_fact)?;
+            self.registry.add(queue).await.map_err(after_the_fact)?;
         }
         Ok(())
     }

@@ -11,9 +11,10 @@ use redis::Value;
 use crate::RedisStorage;
 use crate::combine::{Answer, Batch, Call, Entry, Gate, Refused};
 use crate::error::{CallError, invalid};
-use crate::keys::{self, QueueKeys};
+use crate::keys::QueueKeys;
 use crate::link::Link;
 use crate::record::id_of;
+use crate::registry::Registry;
 use crate::script::ENQUEUE;
 
 /// What an enqueue script needs, for whoever sends it.
@@ -22,7 +23,7 @@ struct Road {
     link: Link,
     keys: QueueKeys,
     clock: Option<Arc<dyn Clock>>,
-    registry: Arc<str>,
+    registry: Registry,
     gate: Arc<Gate>,
 }
 
@@ -47,7 +48,7 @@ impl RedisStorage {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
-        self.register(&queue).await?;
+        self.registry.register(&queue).await?;
         let mut call = Call { call, jobs: Vec::with_capacity(jobs.len()), bytes: 0 };
         for spec in &jobs {
             let mut tail = Vec::with_capacity(spec.payload.len() + 64);
@@ -59,7 +60,7 @@ impl RedisStorage {
             link: self.link.clone(),
             keys: self.keys(&queue),
             clock: self.options.clock.clone(),
-            registry: keys::registry(&self.options.namespace).into(),
+            registry: self.registry.clone(),
             gate: self.gates.of(&queue),
         };
         let answer = match road.gate.enter(call) {
@@ -128,9 +129,10 @@ impl Road {
         let Value::Array(values) = value else { return Err(strange()) };
         let mut values = values.into_iter();
         if matches!(values.next(), Some(Value::BulkString(flags)) if flags == [1]) {
-            let mut cmd = redis::cmd("SADD");
-            cmd.arg(&*self.registry).arg(self.keys.queue.as_str());
-            self.link.call(&cmd).await?;
+            // The jobs are there, whatever comes of this; the name most likely is, too.
+            if let Err(error) = self.registry.add(&self.keys.queue).await {
+                tracing::warn!(queue = %self.keys.queue, %error, "a new queue may not be listed until the next call");
+            }
         }
         let answers = calls.iter().zip(values).map(|(call, value)| match value {
             Value::BulkString(bytes) => answers_of(&bytes, call).map(Ok).ok_or_else(strange),

@@ -108,6 +108,21 @@ impl CallError {
         }
     }
 
+    /// The same failure with the key's name, where it says that a key is not ferroq's.
+    pub(crate) fn about_key(mut self, key: &str) -> Self {
+        if let Cause::Answer { code, text } = &mut self.cause
+            && code == "WRONGTYPE"
+        {
+            key.clone_into(text);
+        }
+        self
+    }
+
+    /// Whether a key holds something that ferroq did not put there.
+    pub(crate) fn is_foreign_key(&self) -> bool {
+        self.server_code() == Some("WRONGTYPE")
+    }
+
     /// Whether the script has to be sent as a whole.
     pub(crate) fn is_noscript(&self) -> bool {
         self.server_code() == Some("NOSCRIPT")
@@ -289,6 +304,12 @@ fn meaning(code: &str, text: &str) -> StorageText {
         "NOAUTH" => (ErrorCode::Denied, "Redis wants a password; give user and password in the URL".into()),
         "WRONGPASS" => (ErrorCode::Denied, "Redis refused the user or password".into()),
         "DENIED" => (ErrorCode::Denied, format!("Redis refuses connections from here: {text}")),
+        "WRONGTYPE" if text.starts_with("ferroq:") => (
+            ErrorCode::Corrupt,
+            format!(
+                "the key {text} holds something that ferroq did not put there; use another namespace, or remove that key"
+            ),
+        ),
         "WRONGTYPE" => (
             ErrorCode::Corrupt,
             "a key of this namespace holds something that ferroq did not put there; use another namespace, or remove \

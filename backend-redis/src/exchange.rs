@@ -1,7 +1,6 @@
 //! Exchange: settlements with their follow-ups, and a claim, in one script. Follow-ups for other queues leave through the
 //! outbox (see [`crate::outbox`]) before the call answers.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use ferroq_core::clock::{Timestamp, micros};
@@ -70,14 +69,19 @@ impl RedisStorage {
             Some(asked) => {
                 let (answer, unreadable) = answered.claimed(&queue)?;
                 for lease in unreadable {
-                    self.quarantine(&keys, lease).await?;
+                    // The call itself took effect. A job that stays Active is met again once its lease is over.
+                    if let Err(error) = self.quarantine(&keys, lease).await {
+                        tracing::warn!(%queue, job = %lease.id, %error, "a job that can't be read could not be failed yet");
+                    }
                 }
                 self.listener.claimed(&keys, asked.max_items, &answer);
                 Some(answer)
             }
         };
         let mut settled = answered.settled(&settlements)?;
-        if answered.outbox || settled.iter().any(|(_, sent)| !sent.is_empty()) {
+        let has_own = settled.iter().any(|(_, sent)| !sent.is_empty());
+        if has_own || (answered.outbox && !self.held_up.has(&queue)) {
+            self.step("settled");
             self.relay_own(&keys, &settlements, &mut settled).await;
         }
         Ok(ExchangeAnswer { settled: settled.into_iter().map(|(answer, _)| answer).collect(), claimed })
@@ -106,13 +110,7 @@ impl RedisStorage {
                 parcels.push(Parcel { number: sent.number, destination, id, tail });
             }
         }
-        let delivered: HashMap<_, _> = match self.relay(keys, &parcels).await {
-            Ok(delivered) => delivered,
-            Err(error) => {
-                tracing::warn!(queue = %keys.queue, %error, "follow-ups wait in the outbox until their queue can be reached");
-                HashMap::new()
-            }
-        };
+        let delivered = self.relay(keys, &parcels).await;
         for ((answer, sent), settlement) in settled.iter_mut().zip(settlements) {
             let SettleAnswer::Settled { follow_ups, .. } = answer else { continue };
             for sent in sent {

@@ -11,7 +11,6 @@ use redis::{Cmd, Value};
 use crate::RedisStorage;
 use crate::error::invalid;
 use crate::exchange::strange;
-use crate::keys;
 use crate::record::{self, JobParts, bytes_of};
 use crate::script::{COUNTS, FIND, LIST, Script, TIME};
 use crate::spec::{Kinds, Reader, Unreadable};
@@ -43,9 +42,7 @@ impl RedisStorage {
 
     /// The names in the registry. A queue that is named there may be gone, or not be there yet.
     async fn registered_queues(&self) -> Result<Vec<QueueName>, StorageError> {
-        let mut cmd = redis::cmd("SMEMBERS");
-        cmd.arg(keys::registry(&self.options.namespace));
-        let names = match self.link.call(&cmd).await? {
+        let names = match self.registry.names().await? {
             Value::Array(names) | Value::Set(names) => names,
             _ => return Err(strange("the names of queues")),
         };
@@ -69,14 +66,18 @@ impl Inspect for RedisStorage {
         if let Some(queue) = queue {
             return self.find(queue, id).await;
         }
+        // A queue that can't be read must not hide a job of another.
+        let mut failed = None;
         for queues in self.registered_queues().await?.chunks(QUEUES_AT_ONCE) {
             for found in join_all(queues.iter().map(|queue| self.find(queue, id))).await {
-                if let Some(record) = found? {
-                    return Ok(Some(record));
+                match found {
+                    Ok(Some(record)) => return Ok(Some(record)),
+                    Ok(None) => {}
+                    Err(error) => failed = Some(error),
                 }
             }
         }
-        Ok(None)
+        failed.map_or(Ok(None), Err)
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page, StorageError> {

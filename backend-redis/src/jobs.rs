@@ -92,9 +92,7 @@ impl Jobs for RedisStorage {
         let (outbox, answer) = sweep_answer(value).map_err(|Unreadable| strange("the answer to a sweep"))?;
         if outbox {
             // The sweep itself is done; what can't be delivered now is the next sweep's to try.
-            if let Err(error) = self.relay(&keys, &[]).await {
-                tracing::warn!(queue = %keys.queue, %error, "follow-ups wait in the outbox until their queue can be reached");
-            }
+            self.relay(&keys, &[]).await;
         }
         Ok(answer)
     }

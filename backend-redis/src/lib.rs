@@ -17,6 +17,7 @@ mod options;
 mod outbox;
 mod probe;
 mod record;
+mod registry;
 mod script;
 mod signals;
 mod spec;

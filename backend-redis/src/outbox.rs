@@ -2,10 +2,11 @@
 //! own slot, and relayed from there: by the call itself, and by any client's sweep after a crash. A destination takes
 //! each number of a source once, in order, so a relay that is repeated, or done by two, doubles nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 
 use ferroq_core::job::QueueName;
-use ferroq_core::storage::{EnqueueAnswer, StorageError};
+use ferroq_core::storage::{EnqueueAnswer, ErrorCode, StorageError};
 use redis::{Cmd, Value};
 
 use crate::RedisStorage;
@@ -18,6 +19,8 @@ use crate::spec::Reader;
 
 /// How many entries are read at a time; with payloads of a mebibyte that is at most as many mebibytes.
 const ENTRIES_MAX: usize = 100;
+/// How many entries for queues that can't be reached are passed over, to get at those behind them.
+const STUCK_MAX: usize = 1000;
 
 /// One job on its way to another queue.
 #[derive(Clone, Debug)]
@@ -31,7 +34,18 @@ pub(crate) struct Parcel {
 /// What became of parcels, by destination and number.
 pub(crate) type Delivered = HashMap<(QueueName, i64), EnqueueAnswer>;
 
+/// What one relay has come to.
+#[derive(Debug, Default)]
+struct Relay {
+    delivered: Delivered,
+    failed: HashMap<QueueName, StorageError>,
+}
+
 impl Parcel {
+    fn address(&self) -> (QueueName, i64) {
+        (self.destination.clone(), self.number)
+    }
+
     /// Reads an entry of the outbox.
     fn read(entry: &[u8]) -> Option<Self> {
         let mut from = Reader(entry);
@@ -41,39 +55,108 @@ impl Parcel {
     }
 }
 
-impl RedisStorage {
-    /// Relays everything in a queue's outbox, in its order. Answers what became of `own`, whoever relayed them.
-    pub(crate) async fn relay(&self, keys: &QueueKeys, own: &[Parcel]) -> Result<Delivered, StorageError> {
-        let mut delivered = Delivered::new();
-        loop {
-            let mut cmd = redis::cmd("ZRANGE");
-            cmd.arg(keys.outbox()).arg(0).arg(ENTRIES_MAX - 1);
-            let Value::Array(entries) = self.link.call(&cmd).await? else { return Err(strange("the outbox")) };
-            if entries.is_empty() {
-                break;
+/// Which queues could not be reached when this handle last relayed what others had for them; so that it is logged once,
+/// and tried again by sweeps and not with each call.
+#[derive(Debug, Default)]
+pub(crate) struct HeldUp(Mutex<HashMap<QueueName, Standing>>);
+
+/// How it stands with one source.
+#[derive(Debug, Default)]
+struct Standing {
+    is_down: bool,
+    destinations: HashSet<QueueName>,
+}
+
+impl HeldUp {
+    pub(crate) fn has(&self, source: &QueueName) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(source)
+    }
+
+    fn note(&self, source: &QueueName, failed: &HashMap<QueueName, StorageError>, down: Option<StorageError>) {
+        let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = sources.remove(source).unwrap_or_default();
+        if let Some(error) = &down
+            && !before.is_down
+        {
+            tracing::warn!(queue = %source, %error, "follow-ups wait in the outbox until the storage answers");
+        }
+        for (destination, error) in failed.iter().filter(|(queue, _)| !before.destinations.contains(*queue)) {
+            tracing::warn!(queue = %source, %destination, %error, "follow-ups wait in the outbox until their queue can be reached");
+        }
+        if down.is_none() {
+            for destination in before.destinations.iter().filter(|queue| !failed.contains_key(*queue)) {
+                tracing::info!(queue = %source, %destination, "follow-ups get to their queue again");
             }
-            self.step("read");
+        }
+        let is_down = down.is_some();
+        let mut destinations: HashSet<QueueName> = failed.keys().cloned().collect();
+        if is_down {
+            destinations.extend(before.destinations);
+        }
+        if is_down || !destinations.is_empty() {
+            sources.insert(source.clone(), Standing { is_down, destinations });
+        }
+    }
+}
+
+impl RedisStorage {
+    /// Relays what is in a queue's outbox, in its order. Answers what became of `own`, whoever relayed them. A queue that
+    /// can't be reached keeps its entries where they are, and does not hold up the others.
+    pub(crate) async fn relay(&self, keys: &QueueKeys, own: &[Parcel]) -> Delivered {
+        let mut relay = Relay::default();
+        let mut ended = self.relay_all(keys, &mut relay).await;
+        if let Ok(true) = ended {
+            // Some of the call's own may have been relayed by somebody else: the destination still knows their answers.
+            let missing = |parcel: &&Parcel| !relay.delivered.contains_key(&parcel.address());
+            let missing: Vec<Parcel> = own.iter().filter(missing).cloned().collect();
+            ended = self.deliver_all(keys, &missing, false, &mut relay).await.map(|()| true);
+        }
+        self.held_up.note(&keys.queue, &relay.failed, ended.err());
+        relay.delivered
+    }
+
+    /// Whether the whole outbox was looked at. It is read from its head each time, so that nobody's entry is delivered
+    /// before an older one for the same queue.
+    async fn relay_all(&self, keys: &QueueKeys, relay: &mut Relay) -> Result<bool, StorageError> {
+        // How many of the first are for queues that can't be reached.
+        let mut stuck = 0;
+        while stuck <= STUCK_MAX {
+            let mut cmd = redis::cmd("ZRANGE");
+            cmd.arg(keys.outbox()).arg(0).arg(stuck + ENTRIES_MAX - 1);
+            let Value::Array(entries) = self.link.call(&cmd).await? else { return Err(strange("the outbox")) };
             let entries = entries.into_iter().map(bytes_of).collect::<Result<Vec<_>, _>>();
             let entries = entries.map_err(|_| strange("the outbox"))?;
-            let parcels: Vec<Parcel> = entries.iter().filter_map(|entry| Parcel::read(entry)).collect();
-            if parcels.len() < entries.len() {
+            let is_last = entries.len() < stuck + ENTRIES_MAX;
+            let entries: Vec<_> = entries.into_iter().map(|entry| (Parcel::read(&entry), entry)).collect();
+            if entries.iter().any(|(parcel, _)| parcel.is_none()) {
                 tracing::error!(queue = %keys.queue, "an entry of the outbox can't be read, and was dropped");
             }
-            self.deliver_all(keys, &parcels, true, &mut delivered).await?;
-            self.step("delivered");
-            let mut cmd = redis::cmd("ZREM");
-            cmd.arg(keys.outbox());
-            for entry in &entries {
-                cmd.arg(&entry[..]);
+            let stays = |(parcel, _): &&(Option<Parcel>, _), relay: &Relay| {
+                parcel.as_ref().is_some_and(|parcel| relay.failed.contains_key(&parcel.destination))
+            };
+            let new: Vec<Parcel> =
+                entries.iter().filter(|entry| !stays(entry, relay)).filter_map(|(parcel, _)| parcel.clone()).collect();
+            if !new.is_empty() {
+                self.step("read");
+                self.deliver_all(keys, &new, true, relay).await?;
+                self.step("delivered");
             }
-            self.link.call(&cmd).await?;
-            self.step("cleared");
+            let done: Vec<_> = entries.iter().filter(|entry| !stays(entry, relay)).map(|(_, entry)| entry).collect();
+            stuck = entries.len() - done.len();
+            if !done.is_empty() {
+                let mut cmd = redis::cmd("ZREM");
+                cmd.arg(keys.outbox());
+                for entry in done {
+                    cmd.arg(&entry[..]);
+                }
+                self.link.call(&cmd).await?;
+                self.step("cleared");
+            }
+            if is_last {
+                return Ok(true);
+            }
         }
-        // Some of the call's own may have been relayed by somebody else: the destination still knows their answers.
-        let missing = |parcel: &&Parcel| !delivered.contains_key(&(parcel.destination.clone(), parcel.number));
-        let missing: Vec<Parcel> = own.iter().filter(missing).cloned().collect();
-        self.deliver_all(keys, &missing, false, &mut delivered).await?;
-        Ok(delivered)
+        Ok(false)
     }
 
     /// Delivers parcels to their queues, to each queue in the order of numbers; or, unless it `takes_in`, asks what became
@@ -83,18 +166,24 @@ impl RedisStorage {
         from: &QueueKeys,
         parcels: &[Parcel],
         takes_in: bool,
-        delivered: &mut Delivered,
+        relay: &mut Relay,
     ) -> Result<(), StorageError> {
-        let mut by_queue: Vec<(QueueName, Vec<&Parcel>)> = Vec::new();
-        for parcel in parcels {
-            match by_queue.iter_mut().find(|(queue, _)| *queue == parcel.destination) {
+        let mut by_queue: Vec<(&QueueName, Vec<&Parcel>)> = Vec::new();
+        for parcel in parcels.iter().filter(|parcel| !relay.failed.contains_key(&parcel.destination)) {
+            match by_queue.iter_mut().find(|(queue, _)| **queue == parcel.destination) {
                 Some((_, parcels)) => parcels.push(parcel),
-                None => by_queue.push((parcel.destination.clone(), vec![parcel])),
+                None => by_queue.push((&parcel.destination, vec![parcel])),
             }
         }
         for (queue, parcels) in by_queue {
-            for (parcel, answer) in parcels.iter().zip(self.deliver(from, &queue, &parcels, takes_in).await?) {
-                delivered.insert((queue.clone(), parcel.number), answer);
+            match self.deliver(from, queue, &parcels, takes_in).await {
+                Ok(answers) => {
+                    let addresses = parcels.iter().map(|parcel| parcel.address());
+                    relay.delivered.extend(addresses.zip(answers));
+                }
+                // In a cluster, another queue may be elsewhere.
+                Err(error) if error.code() == ErrorCode::Unavailable && !self.link.is_cluster() => return Err(error),
+                Err(error) => drop(relay.failed.insert(queue.clone(), error)),
             }
         }
         Ok(())
@@ -107,7 +196,7 @@ impl RedisStorage {
         parcels: &[&Parcel],
         takes_in: bool,
     ) -> Result<Vec<EnqueueAnswer>, StorageError> {
-        self.register(queue).await?;
+        self.registry.register(queue).await?;
         let keys = self.keys(queue);
         let clock = self.clock_arg();
         let args = |cmd: &mut Cmd| {
@@ -120,7 +209,7 @@ impl RedisStorage {
         let Value::Array(values) = value else { return Err(strange("the answer to a delivery")) };
         let mut values = values.into_iter().map(bytes_of);
         if values.next().and_then(Result::ok).is_some_and(|flags| *flags == [1]) {
-            self.created(queue).await?;
+            self.registry.add(queue).await?;
         }
         let read = |value: Result<bytes::Bytes, _>| {
             let bytes = value.map_err(|_| strange("the answer to a delivery"))?;
@@ -132,7 +221,7 @@ impl RedisStorage {
     }
 
     /// A named point between two steps, for tests that end the process there.
-    fn step(&self, name: &'static str) {
+    pub(crate) fn step(&self, name: &'static str) {
         if let Some(hook) = &self.options.on_step {
             hook(name);
         }

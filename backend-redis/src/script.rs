@@ -10,6 +10,7 @@ use redis::{Cmd, Value};
 use crate::error::CallError;
 use crate::keys::{self, QueueKeys};
 use crate::link::Link;
+use crate::record::bytes_of;
 
 /// A script and its hash.
 pub(crate) struct Script {
@@ -50,10 +51,25 @@ impl Script {
             args(&mut cmd);
             cmd
         };
-        match link.call(&command("EVALSHA", &self.hash)).await {
+        let answer = match link.call(&command("EVALSHA", &self.hash)).await {
             Err(error) if error.is_noscript() => link.call(&command("EVAL", &self.body)).await,
             answer => answer,
+        };
+        match answer {
+            Err(error) if error.is_foreign_key() => Err(name_foreign_key(error, link, queue, answers).await),
+            answer => answer,
         }
+    }
+}
+
+/// The server does not say which of a script's keys is of the wrong type; whoever has to do something about it wants to
+/// know.
+async fn name_foreign_key(error: CallError, link: &Link, queue: &QueueKeys, answers: &str) -> CallError {
+    let mut cmd = redis::cmd("EVAL");
+    cmd.arg(&FOREIGN.body).arg(keys::COUNT).arg(queue.names()).arg(answers);
+    match link.call(&cmd).await.map(bytes_of) {
+        Ok(Ok(key)) if !key.is_empty() => error.about_key(&String::from_utf8_lossy(&key)),
+        _ => error,
     }
 }
 
@@ -100,4 +116,5 @@ scripts! {
     HELD = "held", "no-writes", ["names" "pack" "turn"];
     SEQS = "seqs", "no-writes", ["names" "pack" "turn"];
     TIME = "time", "no-writes", ["names" "pack" "turn"];
+    FOREIGN = "foreign", "no-writes", [];
 }

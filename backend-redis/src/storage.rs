@@ -1,6 +1,6 @@
 //! The handle: one way to the server, the names of the queues that it has seen, and the hints for those who wait here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,11 +10,12 @@ use ferroq_core::storage::{Capabilities, SignalHub, Storage, StorageError};
 use redis::{Cmd, Value};
 
 use crate::combine::Gates;
-use crate::error::CallError;
-use crate::keys::{self, QueueKeys};
+use crate::keys::QueueKeys;
 use crate::link::Link;
 use crate::options::RedisOptions;
+use crate::outbox::HeldUp;
 use crate::probe::{self, Probe, RedisReport};
+use crate::registry::Registry;
 use crate::script::Script;
 use crate::signals::Listener;
 
@@ -25,10 +26,10 @@ pub struct RedisStorage {
     pub(crate) hub: SignalHub,
     pub(crate) gates: Gates,
     pub(crate) listener: Listener,
+    pub(crate) registry: Registry,
+    pub(crate) held_up: HeldUp,
     probe: Probe,
     keys: Mutex<HashMap<QueueName, QueueKeys>>,
-    /// Queues whose names this handle has written to the registry.
-    registered: Mutex<HashSet<QueueName>>,
 }
 
 impl fmt::Debug for RedisStorage {
@@ -58,13 +59,14 @@ impl RedisStorage {
         let hub = SignalHub::default();
         RedisStorage {
             listener: Listener::new(link.clone(), hub.clone()),
+            registry: Registry::new(link.clone(), &options.namespace),
             link,
             options,
+            held_up: HeldUp::default(),
             hub,
             gates: Gates::default(),
             probe,
             keys: Mutex::default(),
-            registered: Mutex::default(),
         }
     }
 
@@ -100,33 +102,6 @@ impl RedisStorage {
         args: impl Fn(&mut Cmd) + Send + Sync,
     ) -> Result<Value, StorageError> {
         Ok(script.call(&self.link, keys, answers, args).await?)
-    }
-
-    /// Writes a queue's name to the registry, once per handle. A name there is a hint: the queue exists if its settings
-    /// do. So the name is written before the first call that may make the queue.
-    pub(crate) async fn register(&self, queue: &QueueName) -> Result<(), CallError> {
-        if self.registered.lock().unwrap_or_else(PoisonError::into_inner).contains(queue) {
-            return Ok(());
-        }
-        // Asked first: a server whose memory is full refuses to add a name even where it is there already, and to pause a
-        // queue or to send it a follow-up needs no room.
-        let mut cmd = redis::cmd("SISMEMBER");
-        cmd.arg(keys::registry(&self.options.namespace)).arg(queue.as_str());
-        if self.link.call(&cmd).await? == Value::Int(1) {
-            self.registered.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone());
-            return Ok(());
-        }
-        self.created(queue).await
-    }
-
-    /// Writes a queue's name to the registry: also after a call that made the queue, because somebody may have taken the
-    /// name out in between.
-    pub(crate) async fn created(&self, queue: &QueueName) -> Result<(), CallError> {
-        let mut cmd = redis::cmd("SADD");
-        cmd.arg(keys::registry(&self.options.namespace)).arg(queue.as_str());
-        self.link.call(&cmd).await?;
-        self.registered.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone());
-        Ok(())
     }
 }
 

@@ -63,7 +63,7 @@ impl Transfer for RedisStorage {
                 record.seq
             )));
         }
-        self.register(queue).await?;
+        self.registry.register(queue).await?;
         let (keys, clock) = (self.keys(queue), self.clock_arg());
         let jobs: Vec<JobParts> = page.jobs.iter().map(record::write).collect();
         let mut look = Look::default();
@@ -87,7 +87,7 @@ impl Transfer for RedisStorage {
             match Restored::read(answer).map_err(|Unreadable| strange("the answer to a restore"))? {
                 Restored::Done { created, answer } => {
                     if created {
-                        self.created(queue).await.map_err(after_the_fact)?;
+                        self.registry.add(queue).await.map_err(after_the_fact)?;
                     }
                     return Ok(answer);
                 }

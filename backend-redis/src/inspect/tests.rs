@@ -12,6 +12,7 @@ use ferroq_core::storage::{
 use ferroq_tests::redis::server;
 
 use super::*;
+use crate::keys;
 use crate::RedisOptions;
 
 /// A store in a namespace of its own.
