@@ -4,6 +4,9 @@
 
 -- Brings up to `max` due jobs forward, by (due time, seq); how many there were.
 local function promote_due(max)
+  if before.delayed == 0 and not moved then
+    return 0
+  end
   local members = call('ZRANGEBYSCORE', DELAYED_SET, '-inf', string.format('%.0f', now), 'LIMIT', 0, max)
   for i = 1, #members do
     local id = sub(members[i], 8)
@@ -23,7 +26,7 @@ end
 
 -- Puts jobs of the kinds asked for back in line, `max` at most.
 local function clear_shelves(kinds, max)
-  if call('ZCARD', SHELVES) == 0 then
+  if before.shelved == 0 and not moved then
     return
   end
   for i = 1, #kinds do
@@ -81,7 +84,7 @@ local function claim_from(line, ask, out)
   local fresh_head = char(ACTIVE) .. next_epoch(NONE8, now)
   local fresh_tail = '\0\0\0\0' .. pack('>I4I4I4', 0, 0, 1) .. now8 .. till .. ask.term .. ask.worker
   local kinds = ask.kinds
-  local runs, active = {}, {}
+  local runs, active, n_out = {}, {}, #out
   local looked_at, claimed = 0, 0
   for i = 1, #ids do
     local id, blob, entry = ids[i], blobs[i], entries[i]
@@ -122,10 +125,11 @@ local function claim_from(line, ask, out)
       end
       event(E.STARTED, id)
       claimed = claimed + 1
-      local n, m = #runs, #out
-      runs[n + 1], runs[n + 2] = id, entry
-      active[n + 1], active[n + 2] = score, members[i]
-      out[m + 1], out[m + 2], out[m + 3] = id, blob, extra
+      local n = claimed * 2
+      runs[n - 1], runs[n] = id, entry
+      active[n - 1], active[n] = score, members[i]
+      out[n_out + 1], out[n_out + 2], out[n_out + 3] = id, blob, extra
+      n_out = n_out + 3
     end
     looked_at = i
     if is_solo and claimed > 0 then
@@ -142,30 +146,30 @@ end
 
 local LOOK_NONE = '\255\255\255\255\255\255\255\255'
 
--- Claims as asked. Answers the claims as a flat list and the rest of the answer as bytes: solo (1), more (1),
+-- Claims as asked. Adds the claims to `out`, a flat list that holds three other values, and answers the rest of the answer as bytes: solo (1), more (1),
 -- solo_waiting (1), microseconds until the next due job (8; all ones if there is none).
-local function claim(ask)
-  local out = {}
+local function claim(ask, out)
   if meta.paused then
-    return out, '\0\0\0' .. LOOK_NONE
+    return '\0\0\0' .. LOOK_NONE
   end
   clear_shelves(ask.kind_list, ask.max_items)
   promote_due(PROMOTE_ITEMS_MAX)
   if ask.alone then
     claim_from(SOLO_LINE, ask, out)
   end
-  local is_solo = #out > 0
+  local is_solo = #out > 3
   if not is_solo then
     claim_from(LINE, ask, out)
   end
-  local due = call('ZRANGE', DELAYED_SET, 0, 0, 'WITHSCORES')
   local look, more = LOOK_NONE, call('ZCARD', LINE) > 0
-  if due[2] then
-    local at = tonumber(due[2])
-    look = at >= EXACT_MAX and MAX8 or pack('>i8', math.max(at - now, 0))
-    more = more or at <= now
+  if before.delayed > 0 or moved then
+    local at = tonumber(call('ZRANGE', DELAYED_SET, 0, 0, 'WITHSCORES')[2])
+    if at then
+      look = at >= EXACT_MAX and MAX8 or pack('>i8', math.max(at - now, 0))
+      more = more or at <= now
+    end
   end
-  if not more and call('ZCARD', SHELVES) > 0 then
+  if not more and (before.shelved > 0 or moved) then
     for i = 1, #ask.kind_list do
       local shelf = call('HGET', KINDS, ask.kind_list[i])
       more = more or (shelf and call('ZCOUNT', SHELVES, shelf * 256, shelf * 256 + 255) > 0)
@@ -174,6 +178,9 @@ local function claim(ask)
   if more then
     hint_work = true
   end
-  local solo_waiting = call('ZCARD', SOLO_LINE) > 0
-  return out, (is_solo and '\1' or '\0') .. (more and '\1' or '\0') .. (solo_waiting and '\1' or '\0') .. look
+  local solo_waiting = before.solo > 0
+  if moved or ask.alone then
+    solo_waiting = call('ZCARD', SOLO_LINE) > 0
+  end
+  return (is_solo and '\1' or '\0') .. (more and '\1' or '\0') .. (solo_waiting and '\1' or '\0') .. look
 end

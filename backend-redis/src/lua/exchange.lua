@@ -20,8 +20,9 @@ local known = recall(call_number)
 local follow_ups = tonumber(ARGV[5 + n])
 local at = 6 + n + follow_ups * 4
 
+-- Nothing but follow-ups adds to the outbox.
 local function flags()
-  return (call('ZCARD', OUTBOX) > 0 and '\2' or '\0') .. now8
+  return ((before.outbox > 0 or follow_ups > 0) and '\2' or '\0') .. now8
 end
 
 if known then
@@ -49,7 +50,7 @@ if known then
 end
 
 local settled = {}
-local out, rest = {}, ''
+local reply, rest = { '', '', '' }, ''
 local asks = ARGV[at] ~= ''
 if not exists then
   settled[1] = string.rep(A_GONE, n)
@@ -69,7 +70,7 @@ else
       entry = entries[i]
     end
     settled[i], later[id] = settle(ARGV[4 + i], entry)
-    while next_follow_up < at and tonumber(ARGV[next_follow_up]) == i do
+    while follow_ups > 0 and next_follow_up < at and tonumber(ARGV[next_follow_up]) == i do
       if byte(settled[i], 1) == 0 then
         flush_done()
         settled[i] = settled[i]
@@ -86,23 +87,20 @@ else
       kinds[ARGV[i]] = true
       kind_list[#kind_list + 1] = ARGV[i]
     end
-    out, rest = claim({ max_items = tonumber(ARGV[at]), max_bytes = tonumber(ARGV[at + 1]), term = ARGV[at + 2],
-      alone = ARGV[at + 3] == '1', worker = ARGV[at + 4], kinds = kinds, kind_list = kind_list })
+    rest = claim({ max_items = tonumber(ARGV[at]), max_bytes = tonumber(ARGV[at + 1]), term = ARGV[at + 2],
+      alone = ARGV[at + 3] == '1', worker = ARGV[at + 4], kinds = kinds, kind_list = kind_list }, reply)
   end
   finish()
 end
 local settled_text = concat(settled)
 if call_number ~= '' then
-  local kept = { 'X', pack('>I4', #settled_text), settled_text, rest }
-  for i = 1, #out, 3 do
-    local k = #kept
-    kept[k + 1] = out[i]
-    kept[k + 2] = out[i + 2] == '' and next_epoch(NONE8, now) or sub(out[i + 2], 2, 9)
+  local kept, n_kept, fresh = { 'X', pack('>I4', #settled_text), settled_text, rest }, 4, next_epoch(NONE8, now)
+  for i = 4, #reply, 3 do
+    kept[n_kept + 1] = reply[i]
+    kept[n_kept + 2] = reply[i + 2] == '' and fresh or sub(reply[i + 2], 2, 9)
+    n_kept = n_kept + 2
   end
   keep_answers({ call_number, answer_member(call_number, concat(kept)) }, ARGV[3])
 end
-local reply = { flags(), settled_text, rest }
-for i = 1, #out do
-  reply[3 + i] = out[i]
-end
+reply[1], reply[2], reply[3] = flags(), settled_text, rest
 return reply

@@ -45,7 +45,7 @@ end
 -- Leaves a token for an idle worker: one blocked client gets it, so that one worker comes for one job. Whoever claims
 -- and leaves work behind leaves the next token, so that as many come as there is work for.
 local function wake()
-  if call('LLEN', WAKE) == 0 then
+  if before.tokens == 0 then
     call('LPUSH', WAKE, '1')
   end
 end
@@ -56,7 +56,7 @@ local function finish()
       prune_by_count(state, added[state])
     end
   end
-  if attends and call('ZCARD', ACTIVE_SET) > 0 then
+  if attends and (before.active > 0 or call('ZCARD', ACTIVE_SET) > 0) then
     meta.attended = now
   end
   event_flush()

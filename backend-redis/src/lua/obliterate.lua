@@ -11,8 +11,8 @@ local refused = begin(ARGV[1])
 if refused then
   return refused
 end
-if active_before > 0 and ARGV[2] ~= '1' then
-  return { 1, active_before }
+if before.active > 0 and ARGV[2] ~= '1' then
+  return { 1, before.active }
 end
 local step = { states = EVERY_STATE, max = tonumber(ARGV[3]) }
 local total = 0

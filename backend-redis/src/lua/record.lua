@@ -143,6 +143,7 @@ end
 
 -- Puts a job in the line where it belongs now, and writes its entry.
 function job.stand(j)
+  moved = true
   local line, score = job.line(j)
   call('ZADD', line, score, j.member)
   call('HSET', RUN, j.id, job.entry(j))

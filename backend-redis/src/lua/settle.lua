@@ -77,19 +77,23 @@ local function apply_crash(j)
 end
 
 -- The settlements of one call. Those that complete a plain job are collected and written together.
-local done_ids, done_specs, done_members, done_runs, done_scores = {}, {}, {}, {}, {}
+local done_ids, done_members, done_runs, done_scores, done_count = {}, {}, {}, {}, 0
 local done_times, done_score, is_done_kept = nil, nil, nil
 
 local function flush_done()
-  if #done_members == 0 then
+  if done_count == 0 then
     return
   end
   many('ZREM', ACTIVE_SET, done_members, 1)
-  many('HDEL', SPEC, done_specs, 1)
-  many('HDEL', RUN, done_ids, 1)
-  many('HSET', RUN, done_runs, 2)
-  many('ZADD', COMPLETED_SET, done_scores, 2)
-  done_ids, done_specs, done_members, done_runs, done_scores = {}, {}, {}, {}, {}
+  if is_done_kept then
+    many('HSET', RUN, done_runs, 2)
+    many('ZADD', COMPLETED_SET, done_scores, 2)
+    added[COMPLETED] = added[COMPLETED] + done_count
+  else
+    many('HDEL', SPEC, done_ids, 1)
+    many('HDEL', RUN, done_ids, 1)
+  end
+  done_ids, done_members, done_runs, done_scores, done_count = {}, {}, {}, {}, 0
 end
 
 -- How plain completed jobs end at this turn: kept until an instant, or removed.
@@ -105,36 +109,37 @@ end
 
 -- Settles one run. `entry` is the job's entry in `run`, or false. Answers the answer, and the entry afterwards.
 local function settle(settlement, entry)
-  local id = sub(settlement, 1, 16)
+  local id, epoch = sub(settlement, 1, 16), sub(settlement, 17, 24)
   if not entry then
     flush_done()
     if call('HEXISTS', SPEC, id) == 0 then
       return A_GONE, false
     end
-    return (sub(settlement, 17, 24) == NONE8) and A_DONE or A_LOST, false
+    return epoch == NONE8 and A_DONE or A_LOST, false
   end
-  if sub(entry, 2, 9) ~= sub(settlement, 17, 24) then
+  if sub(entry, 2, 9) ~= epoch then
     return A_LOST, entry
   elseif byte(entry, 1) ~= ACTIVE then
     return A_DONE, entry
   end
+  -- Completed without a result; no key, no rule of its own for its record; no mark, no notes.
   if #settlement == 25 and byte(settlement, 25) == O.COMPLETED and byte(entry, 34) % 4 == 0
     and sub(entry, 35, 37) == '\0\0\0' then
     if is_done_kept == nil then
       done_rule()
     end
     event(E.COMPLETED, id)
-    done_members[#done_members + 1] = sub(entry, 10, 16) .. id
+    done_count = done_count + 1
+    local member = sub(entry, 10, 16) .. id
+    done_members[done_count] = member
     if is_done_kept then
       entry = '\4' .. sub(entry, 2, 58) .. done_times .. sub(entry, 75)
-      local n = #done_runs
-      done_runs[n + 1], done_runs[n + 2] = id, entry
-      done_scores[n + 1], done_scores[n + 2] = done_score, done_members[#done_members]
-      added[COMPLETED] = added[COMPLETED] + 1
+      local n = done_count * 2
+      done_runs[n - 1], done_runs[n] = id, entry
+      done_scores[n - 1], done_scores[n] = done_score, member
       return '\0\4', entry
     end
-    done_ids[#done_ids + 1] = id
-    done_specs[#done_specs + 1] = id
+    done_ids[done_count] = id
     return '\0\4', false
   end
   flush_done()

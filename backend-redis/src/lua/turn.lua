@@ -4,10 +4,13 @@ local now, now8
 local meta = {}
 local exists, created, attends = false, false, false
 -- Events: kinds and ids in their order, runs of a kind together.
-local ev_kind, ev_ids, ev_parts = nil, nil, {}
+local ev_kind, ev_ids, ev_count, ev_parts = nil, nil, 0, {}
 local hint_work, hint_control, hint_ended = false, false, {}
 local added = { [COMPLETED] = 0, [FAILED] = 0, [CANCELLED] = 0 }
-local active_before = 0
+-- How many there were of some things before the turn changed anything.
+local before = {}
+-- Whether jobs were moved one by one since, so that those counts may have changed.
+local moved = false
 
 local function refuse(code, text)
   return redis.error_reply('FERROQ_' .. code .. ' ' .. text)
@@ -15,7 +18,7 @@ end
 
 local function event_flush()
   if ev_kind then
-    ev_parts[#ev_parts + 1] = char(ev_kind) .. pack('>I4', #ev_ids) .. concat(ev_ids)
+    ev_parts[#ev_parts + 1] = char(ev_kind) .. pack('>I4', ev_count) .. concat(ev_ids)
     ev_kind = nil
   end
 end
@@ -23,9 +26,10 @@ end
 local function event(kind, id)
   if kind ~= ev_kind then
     event_flush()
-    ev_kind, ev_ids = kind, {}
+    ev_kind, ev_ids, ev_count = kind, {}, 0
   end
-  ev_ids[#ev_ids + 1] = id
+  ev_count = ev_count + 1
+  ev_ids[ev_count] = id
 end
 
 -- An event about the queue itself: its kind with no ids.
@@ -79,20 +83,20 @@ local function look_at_keys()
   call('HLEN', RUN)
   call('HLEN', NOTES)
   call('ZCARD', LINE)
-  call('ZCARD', SOLO_LINE)
-  call('ZCARD', SHELVES)
+  before.solo = call('ZCARD', SOLO_LINE)
+  before.shelved = call('ZCARD', SHELVES)
   call('HLEN', KINDS)
-  call('ZCARD', DELAYED_SET)
+  before.delayed = call('ZCARD', DELAYED_SET)
   call('ZCARD', BLOCKED_SET)
-  active_before = call('ZCARD', ACTIVE_SET)
+  before.active = call('ZCARD', ACTIVE_SET)
   call('ZCARD', COMPLETED_SET)
   call('ZCARD', FAILED_SET)
   call('ZCARD', CANCELLED_SET)
   call('HLEN', DEDUP)
   call('ZCARD', HOLDS)
   call('XLEN', EVENTS)
-  call('LLEN', WAKE)
-  call('ZCARD', OUTBOX)
+  before.tokens = call('LLEN', WAKE)
+  before.outbox = call('ZCARD', OUTBOX)
   call('HLEN', LEDGER)
   call('ZCARD', ANSWERS)
 end
@@ -152,7 +156,7 @@ end
 local function attend()
   go_on()
   attends = true
-  if active_before == 0 then
+  if before.active == 0 then
     return
   end
   local gap = math.max(now - meta.attended, 0)
