@@ -115,8 +115,6 @@ async fn redis(url: &str) -> Result<Client, ConnectError> {
 async fn redis(url: &str) -> Result<Client, ConnectError> {
     let feature = match url.split_once(':').map(|(scheme, _)| scheme) {
         Some(scheme) if scheme.starts_with("rediss") => "redis-tls",
-        Some("redis+cluster") => "redis-cluster",
-        Some("redis+sentinel") => "redis-sentinel",
         _ => "redis",
     };
     Err(ConnectError::NotBuiltIn { feature })

@@ -9,6 +9,7 @@ use ferroq_core::storage::{CallId, EnqueueAnswer, StorageError};
 use tokio::sync::oneshot;
 
 use crate::error::CallError;
+use crate::link::Reached;
 
 /// How many scripts of one queue are under way at once: one runs while the next one travels.
 const UNDER_WAY_MAX: usize = 2;
@@ -16,8 +17,8 @@ const UNDER_WAY_MAX: usize = 2;
 const JOBS_MAX: usize = 500;
 const BYTES_MAX: usize = 256 * 1024;
 
-/// What became of one call: its own error, or that of the script that carried it.
-pub(crate) type Answer = Result<Result<Vec<EnqueueAnswer>, Refused>, CallError>;
+/// What became of one call (its own error, or that of the script that carried it), and how far its writes have got.
+pub(crate) type Answer = Result<(Result<Vec<EnqueueAnswer>, Refused>, Option<Reached>), CallError>;
 
 /// A call was refused while others in the same script were not.
 #[derive(Clone, Debug)]
@@ -103,7 +104,9 @@ impl Gathered {
         while let Some((call, _)) = self.waiting.front() {
             let fits = jobs + call.jobs.len() <= JOBS_MAX && bytes + call.bytes <= BYTES_MAX;
             let same = taken.first().is_none_or(|(first, _)| session(first) == session(call));
-            if !taken.is_empty() && !(fits && same) {
+            // The first goes, whatever its size.
+            let goes = taken.is_empty() || (fits && same);
+            if !goes {
                 break;
             }
             jobs += call.jobs.len();

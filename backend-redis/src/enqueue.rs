@@ -5,17 +5,21 @@ use std::sync::Arc;
 
 use ferroq_core::clock::Clock;
 use ferroq_core::job::{JobId, JobSpec, QueueName};
-use ferroq_core::storage::{EnqueueAnswer, EnqueueRequest, StorageError};
-use redis::Value;
+use ferroq_core::storage::{EnqueueAnswer, EnqueueRequest, ErrorCode, StorageError};
+use redis::{Cmd, Value};
 
 use crate::RedisStorage;
 use crate::combine::{Answer, Batch, Call, Entry, Gate, Refused};
 use crate::error::{CallError, invalid};
 use crate::keys::QueueKeys;
-use crate::link::Link;
+use crate::link::{Link, Reached};
+use crate::options::WaitFor;
 use crate::record::id_of;
 use crate::registry::Registry;
 use crate::script::ENQUEUE;
+
+/// One answer per call.
+type Answers = Vec<Result<Vec<EnqueueAnswer>, Refused>>;
 
 /// What an enqueue script needs, for whoever sends it.
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ struct Road {
     clock: Option<Arc<dyn Clock>>,
     registry: Registry,
     gate: Arc<Gate>,
+    /// What a write has to reach before it is acknowledged.
+    wait: Option<WaitFor>,
 }
 
 /// Whoever sent a script leaves the gate when this is dropped, also by giving up, and what gathered goes on its way.
@@ -42,11 +48,20 @@ impl Drop for Leaving {
 }
 
 impl RedisStorage {
-    pub(crate) async fn enqueue_now(&self, request: EnqueueRequest) -> Result<Vec<EnqueueAnswer>, StorageError> {
+    /// Inserts jobs as [`Jobs::enqueue`](ferroq_core::storage::Jobs::enqueue) does, and tells how far they had got when
+    /// the wait that the handle was opened with ([`RedisOptions::replicas_wait`](crate::RedisOptions::replicas_wait)) was
+    /// over; `None` if the handle waits for nothing. A job that did not get so far is stored all the same.
+    ///
+    /// # Errors
+    /// As for an enqueue; but that too few replicas have the jobs is no error here.
+    pub async fn enqueue_replicated(
+        &self,
+        request: EnqueueRequest,
+    ) -> Result<(Vec<EnqueueAnswer>, Option<Reached>), StorageError> {
         let EnqueueRequest { call, queue, jobs } = request;
         check_jobs(&queue, &jobs)?;
         if jobs.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), None));
         }
         self.registry.register(&queue).await?;
         let mut call = Call { call, jobs: Vec::with_capacity(jobs.len()), bytes: 0 };
@@ -62,18 +77,38 @@ impl RedisStorage {
             clock: self.options.clock.clone(),
             registry: self.registry.clone(),
             gate: self.gates.of(&queue),
+            wait: self.options.replicas_wait,
         };
         let answer = match road.gate.enter(call) {
             Entry::Go(call) => {
                 let leaving = Leaving(road);
-                leaving.0.send(std::slice::from_ref(&call)).await.and_then(|mut answers| {
-                    answers.pop().ok_or_else(|| CallError::unexpected(&"redis".into(), "no answer to a call"))
+                let sent = leaving.0.send(std::slice::from_ref(&call)).await;
+                sent.and_then(|(mut answers, reached)| {
+                    let answer = answers.pop();
+                    let answer = answer.ok_or_else(|| CallError::unexpected(&"redis".into(), "no answer to a call"))?;
+                    Ok((answer, reached))
                 })
             }
             // The carrier went down with its runtime, and with it whoever could tell.
             Entry::Wait(answer) => answer.await.unwrap_or_else(|_| Err(CallError::closed())),
         };
-        Ok(answer??)
+        let (answers, reached) = answer?;
+        Ok((answers?, reached))
+    }
+
+    pub(crate) async fn enqueue_now(&self, request: EnqueueRequest) -> Result<Vec<EnqueueAnswer>, StorageError> {
+        let (answers, reached) = self.enqueue_replicated(request).await?;
+        let (Some(wait), Some(reached)) = (&self.options.replicas_wait, reached) else { return Ok(answers) };
+        if reached.is_enough(wait) {
+            return Ok(answers);
+        }
+        let synced = if wait.fsync { " with the write synced to disk" } else { "" };
+        let text = format!(
+            "the jobs are stored, but within {:?} only {} of {} replicas had them{synced}; what the server loses before \
+             they catch up is lost",
+            wait.timeout, reached.replicas, wait.replicas
+        );
+        Err(StorageError::new(ErrorCode::Other, text).effect_unknown())
     }
 }
 
@@ -84,7 +119,7 @@ async fn carry(road: Road, mut batch: Batch) {
         let answers = road.send(&calls).await;
         for (place, to) in to.into_iter().enumerate() {
             let answer: Answer = match &answers {
-                Ok(answers) => Ok(answers[place].clone()),
+                Ok((answers, reached)) => Ok((answers[place].clone(), *reached)),
                 Err(error) => Err(error.clone()),
             };
             // Whoever gave up waiting doesn't want to know.
@@ -98,33 +133,39 @@ async fn carry(road: Road, mut batch: Batch) {
 }
 
 impl Road {
-    /// One script for these calls; one answer each, in their order.
-    async fn send(&self, calls: &[Call]) -> Result<Vec<Result<Vec<EnqueueAnswer>, Refused>>, CallError> {
+    /// One script for these calls; one answer each, in their order, and how far what was written has got.
+    async fn send(&self, calls: &[Call]) -> Result<(Answers, Option<Reached>), CallError> {
         let session = calls.first().and_then(|call| call.call).map(|call| call.session);
         // The lowest number that is still open is the lowest that any of the calls knows of.
         let acknowledged_below = calls.iter().filter_map(|call| call.call).map(|call| call.acknowledged_below).max();
         let clock = self.clock.as_ref().map(|clock| clock.now().as_micros().to_string()).unwrap_or_default();
         let answers = self.keys.answers(session);
-        let value = ENQUEUE
-            .call(&self.link, &self.keys, &answers, |cmd| {
-                cmd.arg(&clock);
-                match acknowledged_below {
-                    Some(number) => cmd.arg(number),
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(&clock);
+            match acknowledged_below {
+                Some(number) => cmd.arg(number),
+                None => cmd.arg(""),
+            };
+            cmd.arg(calls.len());
+            for call in calls {
+                match call.call {
+                    Some(call) => cmd.arg(call.number),
                     None => cmd.arg(""),
                 };
-                cmd.arg(calls.len());
-                for call in calls {
-                    match call.call {
-                        Some(call) => cmd.arg(call.number),
-                        None => cmd.arg(""),
-                    };
-                    cmd.arg(call.jobs.len());
-                    for (id, tail) in &call.jobs {
-                        cmd.arg(id).arg(tail);
-                    }
+                cmd.arg(call.jobs.len());
+                for (id, tail) in &call.jobs {
+                    cmd.arg(id).arg(tail);
                 }
-            })
-            .await?;
+            }
+        };
+        let (value, reached) = match &self.wait {
+            None => (ENQUEUE.call(&self.link, &self.keys, &answers, args).await?, None),
+            Some(wait) => {
+                let (value, reached) = ENQUEUE.call_and_wait(&self.link, &self.keys, &answers, args, wait).await?;
+                // Nobody knows how far it got, which is not far enough for anybody who asked.
+                (value, Some(reached.unwrap_or(Reached { replicas: 0, fsynced_local: false })))
+            }
+        };
         let strange = || CallError::unexpected(&"redis".into(), "the enqueue script's answer");
         let Value::Array(values) = value else { return Err(strange()) };
         let mut values = values.into_iter();
@@ -140,7 +181,7 @@ impl Road {
             _ => Err(strange()),
         });
         let answers = answers.collect::<Result<Vec<_>, _>>()?;
-        if answers.len() == calls.len() { Ok(answers) } else { Err(strange()) }
+        if answers.len() == calls.len() { Ok((answers, reached)) } else { Err(strange()) }
     }
 }
 

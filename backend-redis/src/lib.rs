@@ -26,6 +26,7 @@ mod transfer;
 mod url;
 mod walk;
 
+pub use link::Reached;
 pub use options::{RedisOptions, TlsOptions, WaitFor};
 pub use probe::{Persistence, RedisReport, ServerKind};
 pub use storage::RedisStorage;

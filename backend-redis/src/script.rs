@@ -9,7 +9,8 @@ use redis::{Cmd, Value};
 
 use crate::error::CallError;
 use crate::keys::{self, QueueKeys};
-use crate::link::Link;
+use crate::link::{Link, Reached};
+use crate::options::WaitFor;
 use crate::record::bytes_of;
 
 /// A script and its hash.
@@ -41,24 +42,46 @@ impl Script {
         answers: &str,
         args: impl Fn(&mut Cmd) + Send + Sync,
     ) -> Result<Value, CallError> {
-        let command = |verb: &str, script: &str| {
-            let mut cmd = redis::cmd(verb);
-            cmd.arg(script).arg(keys::COUNT);
-            for key in queue.names() {
-                cmd.arg(key);
+        let answer = match link.call(&self.command("EVALSHA", &self.hash, queue, answers, &args)).await {
+            Err(error) if error.is_noscript() => {
+                link.call(&self.command("EVAL", &self.body, queue, answers, &args)).await
             }
-            cmd.arg(answers);
-            args(&mut cmd);
-            cmd
-        };
-        let answer = match link.call(&command("EVALSHA", &self.hash)).await {
-            Err(error) if error.is_noscript() => link.call(&command("EVAL", &self.body)).await,
             answer => answer,
         };
         match answer {
             Err(error) if error.is_foreign_key() => Err(name_foreign_key(error, link, queue, answers).await),
             answer => answer,
         }
+    }
+
+    /// The same, and then waits until what it wrote has got as far as asked.
+    pub(crate) async fn call_and_wait(
+        &self,
+        link: &Link,
+        queue: &QueueKeys,
+        answers: &str,
+        args: impl Fn(&mut Cmd) + Send + Sync,
+        wait: &WaitFor,
+    ) -> Result<(Value, Result<Reached, CallError>), CallError> {
+        let by_hash = self.command("EVALSHA", &self.hash, queue, answers, &args);
+        match link.call_and_wait(queue.meta(), &by_hash, wait).await {
+            Err(error) if error.is_noscript() => {
+                let whole = self.command("EVAL", &self.body, queue, answers, &args);
+                link.call_and_wait(queue.meta(), &whole, wait).await
+            }
+            answer => answer,
+        }
+    }
+
+    fn command(&self, verb: &str, script: &str, queue: &QueueKeys, answers: &str, args: impl Fn(&mut Cmd)) -> Cmd {
+        let mut cmd = redis::cmd(verb);
+        cmd.arg(script).arg(keys::COUNT);
+        for key in queue.names() {
+            cmd.arg(key);
+        }
+        cmd.arg(answers);
+        args(&mut cmd);
+        cmd
     }
 }
 

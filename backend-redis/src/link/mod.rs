@@ -29,7 +29,7 @@ use self::live::Live;
 use self::slots::slot_of;
 
 pub(crate) use self::subscriber::{Message, SubscriberSink, SubscriberStream};
-pub(crate) use self::waiting::Reached;
+pub use self::waiting::Reached;
 use self::waiting::Spares;
 use crate::acl::Rights;
 use crate::error::CallError;

@@ -17,11 +17,12 @@ const KEPT: usize = 16;
 
 /// How far a write has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Reached {
+#[non_exhaustive]
+pub struct Reached {
     /// So many replicas have it; synced to disk, if that was asked for.
-    pub(crate) replicas: u32,
+    pub replicas: u32,
     /// Whether the server itself has synced it to disk. False if nobody asked.
-    pub(crate) fsynced_local: bool,
+    pub fsynced_local: bool,
 }
 
 impl Reached {

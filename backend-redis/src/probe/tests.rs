@@ -116,8 +116,6 @@ async fn waiting_for_fsync_is_refused_where_nothing_syncs() {
     let error = probed(&options(&server).replicas_wait(wait)).await.expect_err("no file to sync");
     assert_eq!(error.code(), ErrorCode::Unsupported);
 }
-
-#[cfg(feature = "cluster")]
 #[tokio::test]
 async fn a_cluster_is_reported_as_one_and_its_nodes_are_not_taken_for_servers() {
     let cluster = ferroq_tests::redis::cluster::Cluster::start_with(ServerOptions::new().aof("always"), false).await;

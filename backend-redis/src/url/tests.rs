@@ -41,8 +41,6 @@ fn what_a_url_leaves_out_has_a_default() {
     let options = parsed("redis+unix:///run/re%20dis.sock?db=4");
     assert_eq!((options.servers, options.database), (Servers::One(Address::Unix("/run/re dis.sock".into())), 4));
 }
-
-#[cfg(feature = "sentinel")]
 #[test]
 fn a_sentinel_url_names_hosts_and_a_master() {
     let options = parsed("redis+sentinel://u:p@a:1,b,c:3/mymaster/2?sentinel_user=s&sentinel_password=t");
@@ -51,8 +49,6 @@ fn a_sentinel_url_names_hosts_and_a_master() {
     assert_eq!(options.servers, Servers::Sentinel { sentinels, master: "mymaster".into(), user, password });
     assert_eq!((options.user.as_deref(), options.database), (Some("u"), 2));
 }
-
-#[cfg(feature = "cluster")]
 #[test]
 fn a_cluster_url_names_hosts() {
     let options = parsed("redis+cluster://:p@a:1,b");
@@ -71,8 +67,7 @@ fn a_tls_url_names_certificates() {
 fn a_url_says_which_feature_it_needs() {
     for (url, feature, built_in) in [
         ("rediss://h", "redis-tls", cfg!(feature = "tls")),
-        ("redis+cluster://h", "redis-cluster", cfg!(feature = "cluster")),
-        ("redis+sentinel://h/m", "redis-sentinel", cfg!(feature = "sentinel")),
+        ("rediss+cluster://h", "redis-tls", cfg!(feature = "tls")),
     ] {
         match RedisOptions::from_url(url) {
             Ok(_) => assert!(built_in, "{url}"),

@@ -1,8 +1,5 @@
 //! The link against real servers that are killed, stopped, cut off and restarted.
-
-#[cfg(feature = "cluster")]
 mod cluster;
-#[cfg(feature = "sentinel")]
 mod sentinel;
 #[cfg(feature = "tls")]
 mod tls;

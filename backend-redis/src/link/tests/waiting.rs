@@ -102,8 +102,6 @@ async fn a_connection_lost_before_its_wait_is_not_replaced_by_one_that_wrote_not
     assert_eq!((error.code(), error.effect()), (ErrorCode::Unavailable, Effect::Unknown));
     replica.cont();
 }
-
-#[cfg(feature = "cluster")]
 #[tokio::test]
 async fn in_a_cluster_the_node_that_wrote_is_asked() {
     use ferroq_tests::redis::cluster::Cluster as Servers;
