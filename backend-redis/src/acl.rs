@@ -26,7 +26,7 @@ enum On {
 /// What the client sends outside of scripts, and what for.
 const CLIENT: [(&str, On, &str); 14] = [
     ("blpop", On::Queues, "an idle worker waits for a wake-up"),
-    ("eval", On::Queues, "the same, where the server does not know the script yet"),
+    ("eval", On::Queues, "every call whose script the server does not know yet"),
     ("evalsha", On::Queues, "every call"),
     ("exists", On::Queues, "which of the queues that are listed exist"),
     ("info", On::Nothing, "opening: version, memory policy, persistence, replicas"),
@@ -83,9 +83,11 @@ impl RedisOptions {
                 .map(|(.., what)| (*what).to_owned())
                 .collect();
             if let Some(scripts) = scripts.get(&command) {
-                let names: Vec<&str> = scripts.iter().copied().collect();
-                let names = if names.len() == script::all().len() { "all".to_owned() } else { names.join(", ") };
-                what.push(format!("scripts: {names}"));
+                what.push(match scripts.len() {
+                    n if n == script::all().len() => "all scripts".to_owned(),
+                    n if n > script::all().len() / 2 => "most scripts".to_owned(),
+                    _ => format!("scripts: {}", scripts.iter().copied().collect::<Vec<_>>().join(", ")),
+                });
             }
             uses.push((command, what.join("; ")));
         }

@@ -125,9 +125,9 @@ struct Refusals {
 }
 
 impl Refusals {
-    fn note(&mut self, error: &CallError) {
+    fn note(&mut self, of: &str, error: &CallError) {
         if error.lacks_a_right() && !std::mem::replace(&mut self.told, true) {
-            tracing::warn!(%error, "hints can't be had; workers find their jobs by polling");
+            tracing::warn!(of, %error, "hints can't be had; workers find their jobs by polling");
         }
     }
 }
@@ -157,7 +157,7 @@ async fn wait_for_tokens(link: Link, hub: SignalHub, keys: QueueKeys, standing: 
                 Ok(Value::Nil) => {}
                 Ok(_) => hand_on(&link, &hub, &keys, &standing, &mut changes).await,
                 Err(error) => {
-                    refusals.note(&error);
+                    refusals.note(keys.wake(), &error);
                     was_cut = true;
                     break;
                 }
@@ -211,7 +211,7 @@ async fn follow_channels(link: Link, hub: SignalHub, mut wanted: mpsc::Unbounded
             let mut is_up = true;
             for channel in queues.keys() {
                 if let Err(error) = sink.subscribe(channel).await {
-                    refusals.note(&link.explain(error).await);
+                    refusals.note(channel, &link.explain(error).await);
                     is_up = false;
                     break;
                 }
