@@ -101,8 +101,9 @@ fn read(
     fn as_type<T: redis::FromRedisValue>(value: redis::Value) -> T {
         redis::from_redis_value(value).unwrap_or_else(|_| panic!("an answer of another type"))
     }
-    for name in as_type::<Vec<String>>(ask(&["SMEMBERS", &format!("ferroq:{{{namespace}}}:queues")])) {
-        registered.insert(name);
+    // In a Cluster, one node has it, and the others would not answer.
+    for registry in as_type::<Vec<String>>(ask(&["KEYS", &format!("ferroq:{{{namespace}}}:queues")])) {
+        registered.extend(as_type::<Vec<String>>(ask(&["SMEMBERS", &registry])));
     }
     let prefix = format!("ferroq:{{{namespace}:");
     for key in as_type::<Vec<String>>(ask(&["KEYS", &format!("{prefix}*")])) {
