@@ -3,10 +3,10 @@
 
 use std::process::{ExitStatus, Stdio};
 
+use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{ChildStdout, Command};
 
-use crate::jobs::Order;
 use crate::wait::within;
 
 /// A child process. Killed when dropped.
@@ -22,7 +22,7 @@ impl Child {
     ///
     /// # Panics
     /// If it can't be started.
-    pub fn spawn(program: &str, order: &Order) -> Self {
+    pub fn spawn(program: &str, order: &impl Serialize) -> Self {
         let order = serde_json::to_string(order).expect("an order is JSON");
         let mut process = Command::new(program)
             .arg(order)

@@ -11,6 +11,7 @@ pub mod load;
 pub mod options;
 pub mod port;
 pub mod proxy;
+pub mod relay;
 pub mod sentinel;
 pub mod server;
 pub mod tally;
