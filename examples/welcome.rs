@@ -18,7 +18,7 @@ async fn welcome(job: Welcome, cx: Context) -> JobResult {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let jobs = ferroq::connect("sqlite://app.db").await?; // or "memory://"
+    let jobs = ferroq::connect("sqlite://app.db").await?; // or "redis://..", "memory://"
     jobs.enqueue(Welcome { to: "ada@example.org".into() }).await?;
     Worker::new(&jobs).handle(welcome).run_until_idle().await?; // a service: run_until_signal()
     Ok(())

@@ -265,12 +265,19 @@ impl Server {
         self.info("used_memory").and_then(|bytes| bytes.parse().ok()).expect("a server tells its memory")
     }
 
-    /// How many commands it has run, those of scripts and of the tools not counted.
+    /// How many commands clients have sent. The server's own count includes those that scripts run, so this one is of the
+    /// commands that ferroq sends and no script of it runs.
     ///
     /// # Panics
     /// If the server does not answer.
     pub fn commands(&self) -> u64 {
-        self.info("total_commands_processed").and_then(|count| count.parse().ok()).expect("a server counts")
+        const SENT: [&str; 8] = ["evalsha", "eval", "blpop", "ping", "subscribe", "sadd", "sismember", "exists"];
+        let stats = self.cli(&["INFO", "commandstats"]);
+        let calls = |line: &str| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            rest.split(',').next()?.parse::<u64>().ok().filter(|_| SENT.contains(&name))
+        };
+        stats.lines().filter_map(calls).sum()
     }
 
     /// Changes a directive while it runs.
