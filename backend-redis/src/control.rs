@@ -1,6 +1,7 @@
 //! The role of the operator: acts on jobs, and on queues as a whole.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use ferroq_core::clock::micros;
 use ferroq_core::job::{JobState, QueueName, Start};
 use ferroq_core::storage::{
@@ -55,7 +56,9 @@ impl Control for RedisStorage {
     }
 
     async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError> {
-        self.store_config(queue, |cmd| config_args(cmd, Some(&config))).await.map(drop)
+        let (.., stored) = stored_settings(self.look(&SETTINGS, queue, |cmd| cmd).await?)?;
+        let json = json_of(&config, &stored);
+        self.store_config(queue, |cmd| config_args(cmd, Some((&config, &json)))).await.map(drop)
     }
 
     async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<bool, StorageError> {
@@ -172,13 +175,23 @@ fn report_of(report: Value) -> Result<ActReport, Unreadable> {
     Ok(report)
 }
 
+/// Settings as JSON, with what a newer library keeps beside those that this one knows.
+pub(crate) fn json_of(config: &QueueConfig, stored: &[u8]) -> String {
+    // Numbers and a flag: there is nothing in them that JSON can't say.
+    let known = serde_json::to_value(config).unwrap_or_default();
+    let mut all: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(stored).unwrap_or_default();
+    if let serde_json::Value::Object(known) = known {
+        all.extend(known);
+    }
+    serde_json::Value::Object(all).to_string()
+}
+
 /// Adds the nine arguments of a queue's settings; see `config.lua`.
-pub(crate) fn config_args<'a>(cmd: &'a mut Cmd, config: Option<&QueueConfig>) -> &'a mut Cmd {
-    let Some(config) = config else {
+pub(crate) fn config_args<'a>(cmd: &'a mut Cmd, config: Option<(&QueueConfig, &str)>) -> &'a mut Cmd {
+    let Some((config, json)) = config else {
         return (0..9).fold(cmd, |cmd, _| cmd.arg(""));
     };
-    // Numbers and a flag: there is nothing in them that JSON can't say.
-    cmd.arg(u8::from(config.paused)).arg(serde_json::to_string(config).unwrap_or_default());
+    cmd.arg(u8::from(config.paused)).arg(json);
     let retention = &config.retention;
     for rule in [retention.completed, retention.failed, retention.cancelled] {
         cmd.arg(micros(rule.age)).arg(rule.count);
@@ -187,14 +200,19 @@ pub(crate) fn config_args<'a>(cmd: &'a mut Cmd, config: Option<&QueueConfig>) ->
     cmd.arg(i64::try_from(config.event_entries_kept).unwrap_or(i64::MAX))
 }
 
-/// What `settings.lua` answers: whether the queue exists, and its settings.
-pub(crate) fn settings_of(settings: Value) -> Result<(bool, QueueConfig), StorageError> {
+/// What `settings.lua` answers: whether the queue exists, whether it is paused, and its settings as JSON.
+fn stored_settings(settings: Value) -> Result<(bool, bool, Bytes), StorageError> {
     let read = || {
         let mut values = array(settings)?.into_iter();
         let (exists, paused) = (count(values.next())? == 1, count(values.next())? == 1);
         Ok((exists, paused, values.next().map_or(Err(Unreadable), bytes_of)?))
     };
-    let (exists, paused, json) = read().map_err(|Unreadable| strange("the settings of a queue"))?;
+    read().map_err(|Unreadable| strange("the settings of a queue"))
+}
+
+/// Whether the queue exists, and its settings, from what `settings.lua` answers.
+pub(crate) fn settings_of(settings: Value) -> Result<(bool, QueueConfig), StorageError> {
+    let (exists, paused, json) = stored_settings(settings)?;
     let mut config = QueueConfig::default();
     if !json.is_empty() {
         config = serde_json::from_slice(&json).map_err(|error| {

@@ -13,7 +13,7 @@ use ferroq_core::storage::{
 use redis::{Cmd, Value};
 
 use crate::RedisStorage;
-use crate::control::{after_the_fact, config_args, settings_of};
+use crate::control::{after_the_fact, config_args, json_of, settings_of};
 use crate::error::invalid;
 use crate::exchange::strange;
 use crate::inspect::{array, count, page_of};
@@ -66,11 +66,12 @@ impl Transfer for RedisStorage {
         self.registry.register(queue).await?;
         let (keys, clock) = (self.keys(queue), self.clock_arg());
         let jobs: Vec<JobParts> = page.jobs.iter().map(record::write).collect();
+        let config = page.config.as_ref().map(|config| json_of(config, &[]));
         let mut look = Look::default();
         for _ in 0..LOOKS_MAX {
             let args = |cmd: &mut Cmd| {
                 cmd.arg(&clock).arg(&look.counter[..]).arg(&look.restores[..]);
-                config_args(cmd, page.config.as_ref());
+                config_args(cmd, page.config.as_ref().zip(config.as_deref()));
                 cmd.arg(page.dedup.len());
                 for DedupEntry { key, holder } in &page.dedup {
                     cmd.arg(key.as_str()).arg(hold_bytes(holder));

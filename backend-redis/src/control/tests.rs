@@ -5,8 +5,8 @@ use ferroq_core::policy::dedup::{Dedup, DedupMode};
 use ferroq_core::storage::{ClaimSpec, Inspect, JobFilter, Jobs, StorageExt};
 
 use super::*;
-use crate::keys;
 use crate::inspect::tests::{act, another, job, put, queue, send, store};
+use crate::keys;
 
 async fn keys_left(store: &RedisStorage) -> Vec<String> {
     let mut left = Vec::new();
