@@ -14,6 +14,10 @@ use super::{Effect, StorageError};
 /// For how long a call is repeated before its caller is told that the outcome is unknown.
 pub const REPEAT_MAX: Duration = Duration::from_secs(300);
 
+/// The pauses between repeats: at first, and at most. A store that is back is found within a second.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
 /// The number of a call within its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId {
@@ -57,7 +61,20 @@ impl Session {
     ///
     /// # Errors
     /// The call's own last error.
-    pub async fn call<T, F, Fut>(&self, mut make: F) -> Result<T, StorageError>
+    pub async fn call<T, F, Fut>(&self, make: F) -> Result<T, StorageError>
+    where
+        F: FnMut(CallId) -> Fut,
+        Fut: Future<Output = Result<T, StorageError>>,
+    {
+        self.call_telling(make, |_| {}).await
+    }
+
+    /// The same for a caller who wants to know meanwhile that it takes long: `tell` hears of each repeat that failed.
+    pub(crate) async fn call_telling<T, F, Fut>(
+        &self,
+        mut make: F,
+        mut tell: impl FnMut(&StorageError),
+    ) -> Result<T, StorageError>
     where
         F: FnMut(CallId) -> Fut,
         Fut: Future<Output = Result<T, StorageError>>,
@@ -69,13 +86,17 @@ impl Session {
             answer => return answer,
         };
         let until = tokio::time::Instant::now() + REPEAT_MAX;
-        let (mut last, mut pause) = (first, Duration::from_millis(5));
+        let (mut last, mut pause) = (first, PAUSE_MIN);
         while tokio::time::Instant::now() < until {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(5));
+            // Up to half of the pause is left to chance, so that many callers don't come back together.
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+            pause = (pause * 2).min(PAUSE_MAX);
             match make(call.id).await {
                 // The first try may have had its effect, whatever a later one says of itself.
-                Err(error) if error.is_retryable() => last = error.effect_unknown(),
+                Err(error) if error.is_retryable() => {
+                    last = error.effect_unknown();
+                    tell(&last);
+                }
                 Err(error) => return Err(error.effect_unknown()),
                 answer => return answer,
             }
@@ -146,6 +167,22 @@ mod tests {
             })
             .await;
         assert_eq!((tries, unknown.map_err(|e| e.effect())), (2, Err(Effect::Unknown)));
+
+        let start = tokio::time::Instant::now();
+        let (mut tries, mut told) = (Vec::new(), 0);
+        let in_vain: Result<(), _> = session
+            .call_telling(
+                |_| {
+                    tries.push(start.elapsed());
+                    async { Err(StorageError::new(ErrorCode::Unavailable, "gone").effect_unknown()) }
+                },
+                |_| told += 1,
+            )
+            .await;
+        assert_eq!(in_vain.map_err(|e| e.effect()), Err(Effect::Unknown));
+        assert_eq!(told + 1, tries.len(), "told of each failed repeat");
+        assert!(tries.windows(2).all(|pair| pair[1] - pair[0] <= PAUSE_MAX + PAUSE_MIN), "{tries:?}");
+        assert!(tries.last().is_some_and(|last| *last >= REPEAT_MAX), "{tries:?}");
 
         let mut calls = 0;
         let refused: Result<(), _> = session

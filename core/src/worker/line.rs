@@ -16,9 +16,10 @@ use super::registry::Registry;
 use crate::job::QueueName;
 use crate::storage::{Settlement, SignalReceiver, Storage, StorageError};
 
-/// How long to wait after a failed call: at first, and at most.
+/// How long to wait after a failed call: at first, and at most. A storage may refuse calls for half a second by itself,
+/// and is still to be found within a second of its return.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// One queue that the worker works on.
 pub(super) struct Line {

@@ -228,14 +228,16 @@ impl<S: Send + Sync + 'static> Turn<S> {
         });
         let queue = line.name.clone();
         let storage = &self.storage;
-        let exchanged = self.client.session().call(|call| {
+        let exchange = |call| {
             storage.exchange(ExchangeRequest {
                 call: Some(call),
                 queue: queue.clone(),
                 settlements: settlements.clone(),
                 claim: claim.clone(),
             })
-        });
+        };
+        // While an exchange is repeated nothing else happens on this line, so this is where an outage is noticed.
+        let exchanged = self.client.session().call_telling(exchange, |error| line.went_down(error));
         let answer = tokio::select! {
             answer = exchanged => answer,
             () = out_of_patience(&self.phases) => {
