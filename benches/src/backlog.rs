@@ -1,11 +1,13 @@
 //! Whether cost grows with the backlog: the same number of jobs is drained from queues of 1e3 to 1e6 waiting jobs, and
-//! the same number enqueued. Throughput at a million should be close to that at a thousand.
+//! the same number enqueued. Throughput at a million should be close to that at a thousand. On Redis also for how long a
+//! script kept the server busy at most: with 1,000 jobs an enqueue, and 100 an exchange.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use ferroq::prelude::*;
+use ferroq_tests::redis::server::Server;
 use tokio::sync::Notify;
 
 use crate::store::{Backend, Store};
@@ -25,7 +27,7 @@ pub(crate) async fn run(bench: &mut Bench) -> Result<(), BenchError> {
                 continue;
             }
             let moved = bench.jobs(100_000);
-            let (mut drains, mut enqueues) = (Vec::new(), Vec::new());
+            let (mut drains, mut enqueues, mut longest) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..bench.runs().min(3) {
                 let store = backend.store().await?;
                 configure(&store.client, Kept::Removed).await?;
@@ -33,13 +35,32 @@ pub(crate) async fn run(bench: &mut Bench) -> Result<(), BenchError> {
                 let started = Instant::now();
                 fill(&store.client, backlog, backlog + moved).await?;
                 enqueues.push(moved as f64 / started.elapsed().as_secs_f64());
+                if let Some(server) = store.server() {
+                    longest.push(longest_script_ms(server)?);
+                }
                 drains.push(drain_some(&store, backlog + moved, moved).await?);
+                if let Some(server) = store.server() {
+                    longest.push(longest_script_ms(server)?);
+                }
             }
             bench.record("backlog-enqueue", backend.name(), &settings, "jobs/s", &enqueues);
             bench.record("backlog-drain", backend.name(), &settings, "jobs/s", &drains);
+            if !longest.is_empty() {
+                bench.record("backlog-script", backend.name(), &settings, "ms at most", &longest);
+            }
         }
     }
     Ok(())
+}
+
+/// The longest script since this was last asked, in milliseconds, as the server measured it.
+fn longest_script_ms(server: &Server) -> Result<f64, BenchError> {
+    server.config_set("latency-tracking-info-percentiles", "100");
+    let stats = server.cli(&["INFO", "latencystats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix("latency_percentiles_usec_evalsha:p100="));
+    let longest: f64 = line.ok_or("the server does not tell how long scripts took")?.trim().parse()?;
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    Ok(longest / 1000.0)
 }
 
 struct Progress {
