@@ -7,6 +7,7 @@ use ferroq_core::clock::Clock;
 use ferroq_core::job::{JobId, JobSpec, QueueName};
 use ferroq_core::storage::{EnqueueAnswer, EnqueueRequest, ErrorCode, StorageError};
 use redis::{Cmd, Value};
+use tokio::runtime::Handle;
 
 use crate::RedisStorage;
 use crate::combine::{Answer, Batch, Call, Entry, Gate, Refused};
@@ -31,6 +32,8 @@ struct Road {
     gate: Arc<Gate>,
     /// What a write has to reach before it is acknowledged.
     wait: Option<WaitFor>,
+    /// The runtime that the handle was opened on, which outlives whoever leaves the gate.
+    runtime: Handle,
 }
 
 /// Whoever sent a script leaves the gate when this is dropped, also by giving up, and what gathered goes on its way.
@@ -39,9 +42,8 @@ struct Leaving(Road);
 impl Drop for Leaving {
     fn drop(&mut self) {
         let road = self.0.clone();
-        if let Some(batch) = road.gate.leave()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
+        if let Some(batch) = road.gate.leave() {
+            let runtime = road.runtime.clone();
             runtime.spawn(carry(road, batch));
         }
     }
@@ -78,6 +80,7 @@ impl RedisStorage {
             registry: self.registry.clone(),
             gate: self.gates.of(&queue),
             wait: self.options.replicas_wait,
+            runtime: self.runtime.clone(),
         };
         let answer = match road.gate.enter(call) {
             Entry::Go(call) => {
@@ -89,8 +92,11 @@ impl RedisStorage {
                     Ok((answer, reached))
                 })
             }
-            // The carrier went down with its runtime, and with it whoever could tell.
-            Entry::Wait(answer) => answer.await.unwrap_or_else(|_| Err(CallError::closed())),
+            Entry::Wait(answer) => answer.await.map_err(|_| {
+                // The carrier went down with its runtime, and with it whoever could tell what it had sent.
+                let gone = "the runtime that this handle was opened on has ended, and the call with it";
+                StorageError::new(ErrorCode::Unavailable, gone).effect_unknown()
+            })?,
         };
         let (answers, reached) = answer?;
         Ok((answers?, reached))

@@ -191,6 +191,8 @@ async fn hand_on(
             return;
         }
     }
+    // Whoever gives a token back waits for none until a claim here comes back empty-handed again: it would get the same one.
+    standing.send_modify(|standing| standing.is_idle = false);
     let mut cmd = redis::cmd("LPUSH");
     cmd.arg(keys.wake()).arg("1");
     if let Err(error) = link.call(&cmd).await {

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use ferroq_core::job::QueueName;
 use ferroq_core::storage::{Capabilities, SignalHub, Storage, StorageError};
 use redis::{Cmd, Value};
+use tokio::runtime::Handle;
 
 use crate::combine::Gates;
 use crate::keys::QueueKeys;
@@ -27,6 +28,8 @@ pub struct RedisStorage {
     pub(crate) gates: Gates,
     pub(crate) listener: Listener,
     pub(crate) registry: Registry,
+    /// The runtime that the handle was opened on; its tasks do the handle's work.
+    pub(crate) runtime: Handle,
     pub(crate) held_up: HeldUp,
     probe: Probe,
     keys: Mutex<HashMap<QueueName, QueueKeys>>,
@@ -65,6 +68,7 @@ impl RedisStorage {
             held_up: HeldUp::default(),
             hub,
             gates: Gates::default(),
+            runtime: Handle::current(),
             probe,
             keys: Mutex::default(),
         }

@@ -59,6 +59,13 @@ local function fail(j, failure, kind, message)
   finish_job(j, FAILED, failure)
 end
 
+local function payload_len(blob)
+  return (unpack_bytes('>I4', blob, 27 + byte(blob, 26)))
+end
+
+-- How many specs a claim reads before it knows how large they are.
+local READ_FIRST = 16
+
 -- Claims from one line into `out`: id, spec, and what else the worker has to know. `ask` has max_items, max_bytes, term
 -- (as bytes), kinds (as a set), worker.
 local function claim_from(line, ask, out)
@@ -67,26 +74,41 @@ local function claim_from(line, ask, out)
   if #members == 0 then
     return
   end
-  local ids = {}
-  for i = 1, #members do
-    ids[i] = sub(members[i], 8)
+  local ids, blobs, entries = {}, {}, {}
+  -- Specs are read a few at first, and then as many as the first ones let expect to fit: a line of large payloads is not
+  -- read as a whole for the sake of one.
+  local read, read_bytes = 0, 0
+  local function read_on()
+    local n = READ_FIRST
+    if read > 0 then
+      n = math.max(1, math.floor((ask.max_bytes - read_bytes) / math.max(read_bytes / read, 1)))
+    end
+    local till_place = math.min(#members, read + n)
+    local some = {}
+    for i = read + 1, till_place do
+      some[i - read] = sub(members[i], 8)
+    end
+    local some_blobs, some_entries = get_many(SPEC, some), get_many(RUN, some)
+    for i = 1, #some do
+      ids[read + i], blobs[read + i], entries[read + i] = some[i], some_blobs[i], some_entries[i]
+      read_bytes = read_bytes + (some_blobs[i] and #some_blobs[i] or 0)
+    end
+    read = till_place
   end
-  local blobs, entries = get_many(SPEC, ids), get_many(RUN, ids)
-  -- A spec is no shorter than its payload, so payloads are measured only where all specs together are too much.
-  local bytes, bytes_at_most = 0, 0
-  for i = 1, #ids do
-    bytes_at_most = bytes_at_most + (blobs[i] and #blobs[i] or 0)
-  end
-  local measure = bytes_at_most > ask.max_bytes
   local till = after(now, ask.term)
   local score = string.format('%.0f', number(till))
   -- The entry of a job that is claimed for the first time: this, then what it brings along, then this.
   local fresh_head = char(ACTIVE) .. next_epoch(NONE8, now)
   local fresh_tail = '\0\0\0\0' .. pack('>I4I4I4', 0, 0, 1) .. now8 .. till .. ask.term .. ask.worker
   local kinds = ask.kinds
-  local runs, active, n_out = {}, {}, #out
+  local runs, active, n_out, first_out = {}, {}, #out, #out
   local looked_at, claimed = 0, 0
-  for i = 1, #ids do
+  -- The payload bytes of the claims; nothing as long as all specs read are fewer, since none is shorter than its payload.
+  local bytes
+  for i = 1, #members do
+    if i > read then
+      read_on()
+    end
     local id, blob, entry = ids[i], blobs[i], entries[i]
     local readable = is_readable(blob) and (not entry or #entry >= ENTRY_MIN)
     local expires = readable and (entry and sub(entry, 25, 32) or sub(blob, 16, 23)) or NONE8
@@ -104,12 +126,18 @@ local function claim_from(line, ask, out)
       job.stand(j)
       event(E.SHELVED, id)
     else
-      if measure then
-        local payload_len = unpack_bytes('>I4', blob, 27 + byte(blob, 26))
-        if claimed > 0 and bytes + payload_len > ask.max_bytes then
+      if bytes or read_bytes > ask.max_bytes then
+        if not bytes then
+          bytes = 0
+          for k = first_out + 2, n_out, 3 do
+            bytes = bytes + payload_len(out[k])
+          end
+        end
+        local more = payload_len(blob)
+        if claimed > 0 and bytes + more > ask.max_bytes then
           break
         end
-        bytes = bytes + payload_len
+        bytes = bytes + more
       end
       local extra = ''
       if not entry then
@@ -146,8 +174,8 @@ end
 
 local LOOK_NONE = '\255\255\255\255\255\255\255\255'
 
--- Claims as asked. Adds the claims to `out`, a flat list that holds three other values, and answers the rest of the answer as bytes: solo (1), more (1),
--- solo_waiting (1), microseconds until the next due job (8; all ones if there is none).
+-- Claims as asked. Adds the claims to `out`, a flat list that holds three other values, and answers the rest as bytes: solo
+-- (1), more (1), solo_waiting (1), microseconds until the next due job (8; all ones if there is none).
 local function claim(ask, out)
   if meta.paused then
     return '\0\0\0' .. LOOK_NONE

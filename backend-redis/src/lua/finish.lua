@@ -1,12 +1,15 @@
 -- The end of a turn: pruning by count, one entry in the event log, storage time, and hints.
 
+-- How many records that somebody waits for are passed over by one call; what is beyond the count then stays a while.
+local PASSED_MAX = 1000
+
 -- Removes what is beyond the queue's count of records in a state, at most twice what the call added, passing over those
 -- that somebody waits for.
 local function prune_by_count(state, count_added)
   local set = SETS[state]
   local quota = math.min(call('ZCARD', set) - meta.keep[state].count, count_added * 2)
   local at = 0
-  while quota > 0 do
+  while quota > 0 and at < PASSED_MAX do
     local members = call('ZRANGE', set, at, at + quota - 1)
     if #members == 0 then
       return
