@@ -74,7 +74,7 @@ impl RedisStorage {
                         tracing::warn!(%queue, job = %lease.id, %error, "a job that can't be read could not be failed yet");
                     }
                 }
-                self.listener.claimed(&keys, asked.max_items, &answer);
+                self.listener.claimed(&keys, asked, &answer);
                 Some(answer)
             }
         };

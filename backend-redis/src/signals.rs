@@ -3,13 +3,14 @@
 //! many wait. Whatever concerns everybody (an operator's acts, the end of a job that somebody waits for) is published
 //! on the queue's channel. Both are hints: what is lost costs at most a poll interval.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ferroq_core::job::QueueName;
-use ferroq_core::storage::{ClaimAnswer, SignalHub};
+use ferroq_core::job::{QueueName, WorkerId};
+use ferroq_core::storage::{ClaimAnswer, ClaimSpec, SignalHub};
 use redis::Value;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -29,7 +30,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// What this process knows about a queue that somebody here listens to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Standing {
-    /// The last claim got all there was, and had room for more.
+    /// The last claim of some worker got all there was, and had room for more.
     is_idle: bool,
     /// How many claims there were.
     claims: u64,
@@ -40,32 +41,53 @@ struct Standing {
 pub(crate) struct Listener {
     link: Link,
     hub: SignalHub,
-    state: Mutex<State>,
+    /// The runtime that the handle was opened on.
+    runtime: Handle,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    queues: HashMap<QueueName, watch::Sender<Standing>>,
+    queues: HashMap<QueueName, Waiting>,
     tasks: Vec<AbortHandle>,
     channels: Option<mpsc::UnboundedSender<QueueKeys>>,
     closed: bool,
 }
 
+/// One queue that somebody here listens to.
+#[derive(Debug)]
+struct Waiting {
+    standing: watch::Sender<Standing>,
+    /// The workers whose last claim got all there was.
+    idle: HashSet<WorkerId>,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Listener {
-    pub(crate) fn new(link: Link, hub: SignalHub) -> Self {
-        Listener { link, hub, state: Mutex::default() }
+    pub(crate) fn new(link: Link, hub: SignalHub, runtime: Handle) -> Self {
+        Listener { link, hub, runtime, state: Arc::default() }
     }
 
-    /// Somebody here wants to know when the queue may have work.
+    /// Somebody here, who has a receiver already, wants to know when the queue may have work.
     pub(crate) fn listen(&self, keys: &QueueKeys) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let mut state = lock(&self.state);
         if state.closed || state.queues.contains_key(&keys.queue) {
             return;
         }
-        let (standing, _) = watch::channel(Standing::default());
-        state.queues.insert(keys.queue.clone(), standing.clone());
-        let task = runtime.spawn(wait_for_tokens(self.link.clone(), self.hub.clone(), keys.clone(), standing));
+        let (standing, changes) = watch::channel(Standing::default());
+        state.queues.insert(keys.queue.clone(), Waiting { standing, idle: HashSet::new() });
+        let tokens = Tokens {
+            link: self.link.clone(),
+            hub: self.hub.clone(),
+            keys: keys.clone(),
+            state: self.state.clone(),
+            changes,
+        };
+        let task = self.runtime.spawn(tokens.wait());
+        state.tasks.retain(|task| !task.is_finished());
         state.tasks.push(task.abort_handle());
         drop(state);
         self.subscribe(keys);
@@ -73,14 +95,13 @@ impl Listener {
 
     /// Somebody here wants to know what concerns everybody.
     pub(crate) fn subscribe(&self, keys: &QueueKeys) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let mut state = lock(&self.state);
         if state.closed {
             return;
         }
         if state.channels.is_none() {
             let (channels, wanted) = mpsc::unbounded_channel();
-            let task = runtime.spawn(follow_channels(self.link.clone(), self.hub.clone(), wanted));
+            let task = self.runtime.spawn(follow_channels(self.link.clone(), self.hub.clone(), wanted));
             state.tasks.push(task.abort_handle());
             state.channels = Some(channels);
         }
@@ -90,19 +111,24 @@ impl Listener {
         }
     }
 
-    /// A claim was answered.
-    pub(crate) fn claimed(&self, keys: &QueueKeys, asked: usize, answer: &ClaimAnswer) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(standing) = state.queues.get(&keys.queue) {
+    /// A worker's claim was answered.
+    pub(crate) fn claimed(&self, keys: &QueueKeys, asked: &ClaimSpec, answer: &ClaimAnswer) {
+        let mut state = lock(&self.state);
+        if let Some(Waiting { standing, idle }) = state.queues.get_mut(&keys.queue) {
+            if !answer.more && answer.claims.len() < asked.max_items {
+                idle.insert(asked.worker.clone());
+            } else {
+                idle.remove(&asked.worker);
+            }
             standing.send_modify(|standing| {
-                standing.is_idle = !answer.more && answer.claims.len() < asked;
+                standing.is_idle = !idle.is_empty();
                 standing.claims += 1;
             });
         }
     }
 
     pub(crate) fn close(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         state.closed = true;
         state.channels = None;
         for task in state.tasks.drain(..) {
@@ -132,71 +158,93 @@ impl Refusals {
     }
 }
 
-/// Waits for tokens of one queue whenever the workers here are idle.
-async fn wait_for_tokens(link: Link, hub: SignalHub, keys: QueueKeys, standing: watch::Sender<Standing>) {
-    let mut changes = standing.subscribe();
-    let (mut pause, mut refusals) = (PAUSE_MIN, Refusals::default());
-    loop {
-        if changes.wait_for(|standing| standing.is_idle).await.is_err() {
-            return;
-        }
-        let mut connection = match link.blocking(keys.wake()).await {
-            Ok(connection) => connection,
-            Err(_) => {
-                // Whoever works on the queue meets the same failure, and tells of it.
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
-                continue;
-            }
-        };
-        let mut was_cut = false;
-        while changes.wait_for(|standing| standing.is_idle).await.is_ok() {
-            let mut cmd = redis::cmd("BLPOP");
-            cmd.arg(keys.wake()).arg(BLOCK.as_secs());
-            match connection.call(&cmd, BLOCK * 2).await {
-                Ok(Value::Nil) => {}
-                Ok(_) => hand_on(&link, &hub, &keys, &standing, &mut changes).await,
-                Err(error) => {
-                    refusals.note(keys.wake(), &error);
-                    was_cut = true;
-                    break;
-                }
-            }
-            refusals = Refusals::default();
-            pause = PAUSE_MIN;
-        }
-        if was_cut {
-            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-            // A token may have gone down with the connection.
-            hub.work(&keys.queue);
-        }
-    }
+/// Waits for tokens of one queue while workers here are idle.
+struct Tokens {
+    link: Link,
+    hub: SignalHub,
+    keys: QueueKeys,
+    state: Arc<Mutex<State>>,
+    changes: watch::Receiver<Standing>,
 }
 
-/// Wakes a worker here with a token, or leaves the token for another process if nobody here takes it up.
-async fn hand_on(
-    link: &Link,
-    hub: &SignalHub,
-    keys: &QueueKeys,
-    standing: &watch::Sender<Standing>,
-    changes: &mut watch::Receiver<Standing>,
-) {
-    let before = *standing.borrow();
-    if before.is_idle && hub.is_listened(&keys.queue) {
-        standing.send_modify(|standing| standing.is_idle = false);
-        hub.work(&keys.queue);
-        let claimed = changes.wait_for(|standing| standing.claims != before.claims);
-        if tokio::time::timeout(CLAIM_WITHIN, claimed).await.is_ok() {
-            return;
+impl Tokens {
+    /// Until nobody here listens any more.
+    async fn wait(mut self) {
+        let (mut pause, mut refusals) = (PAUSE_MIN, Refusals::default());
+        let mut connection = None;
+        while self.somebody_is_idle().await {
+            let opened = match &mut connection {
+                Some(connection) => connection,
+                None => match self.link.blocking(self.keys.wake()).await {
+                    Ok(opened) => connection.insert(opened),
+                    Err(error) => {
+                        refusals.note(self.keys.wake(), &error);
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(PAUSE_MAX);
+                        continue;
+                    }
+                },
+            };
+            let mut cmd = redis::cmd("BLPOP");
+            cmd.arg(self.keys.wake()).arg(BLOCK.as_secs());
+            match opened.call(&cmd, BLOCK * 2).await {
+                Ok(token) => {
+                    if token != Value::Nil {
+                        self.hand_on().await;
+                    }
+                    (pause, refusals) = (PAUSE_MIN, Refusals::default());
+                }
+                Err(error) => {
+                    refusals.note(self.keys.wake(), &error);
+                    connection = None;
+                    tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                    // A token may have gone down with the connection.
+                    self.hub.work(&self.keys.queue);
+                }
+            }
         }
     }
-    // Whoever gives a token back waits for none until a claim here comes back empty-handed again: it would get the same one.
-    standing.send_modify(|standing| standing.is_idle = false);
-    let mut cmd = redis::cmd("LPUSH");
-    cmd.arg(keys.wake()).arg("1");
-    if let Err(error) = link.call(&cmd).await {
-        tracing::debug!(queue = %keys.queue, ?error, "a wake-up was lost; a poll will make up for it");
+
+    /// Waits until a worker here is idle; false, and forgotten, once nobody here listens.
+    async fn somebody_is_idle(&mut self) -> bool {
+        loop {
+            if self.hub.is_listened(&self.keys.queue) {
+                let idle = self.changes.wait_for(|standing| standing.is_idle);
+                match tokio::time::timeout(BLOCK, idle).await {
+                    Ok(answer) => return answer.is_ok(),
+                    Err(_) => continue,
+                }
+            }
+            // Who comes from here on finds the queue missing and starts another task; who came meanwhile is seen.
+            let mut state = lock(&self.state);
+            if !self.hub.is_listened(&self.keys.queue) {
+                state.queues.remove(&self.keys.queue);
+                return false;
+            }
+        }
+    }
+
+    /// Wakes the workers here with a token, or leaves it for another process if nobody here takes it up. In either case no
+    /// other is waited for until a claim here comes back empty-handed: after giving one back that would be the same.
+    async fn hand_on(&mut self) {
+        let before = *self.changes.borrow();
+        if let Some(Waiting { standing, idle }) = lock(&self.state).queues.get_mut(&self.keys.queue) {
+            idle.clear();
+            standing.send_modify(|standing| standing.is_idle = false);
+        }
+        if before.is_idle && self.hub.is_listened(&self.keys.queue) {
+            self.hub.work(&self.keys.queue);
+            let claimed = self.changes.wait_for(|standing| standing.claims != before.claims);
+            if tokio::time::timeout(CLAIM_WITHIN, claimed).await.is_ok() {
+                return;
+            }
+        }
+        let mut cmd = redis::cmd("LPUSH");
+        cmd.arg(self.keys.wake()).arg("1");
+        if let Err(error) = self.link.call(&cmd).await {
+            tracing::debug!(queue = %self.keys.queue, %error, "a wake-up was lost; a poll will make up for it");
+        }
     }
 }
 

@@ -61,7 +61,7 @@ impl RedisStorage {
     fn with(link: Link, options: Arc<RedisOptions>, probe: Probe) -> Self {
         let hub = SignalHub::default();
         RedisStorage {
-            listener: Listener::new(link.clone(), hub.clone()),
+            listener: Listener::new(link.clone(), hub.clone(), Handle::current()),
             registry: Registry::new(link.clone(), &options.namespace),
             link,
             options,

@@ -125,6 +125,8 @@ local function claim_from(line, ask, out)
       j.slot = SHELF
       job.stand(j)
       event(E.SHELVED, id)
+      -- The token that brought this worker is spent, so everybody is told: the one with a handler is among them.
+      hint_control = true
     else
       if bytes or read_bytes > ask.max_bytes then
         if not bytes then

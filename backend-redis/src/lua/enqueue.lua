@@ -15,10 +15,14 @@ local calls = tonumber(ARGV[3])
 local answers, kept = { '' }, {}
 -- First what is there already: one look for all ids, so that nothing is written before everything is known.
 local ids, at = {}, 4
-local plan = {}
+local plan, first_of = {}, {}
 for i = 1, calls do
   local call_number, jobs = ARGV[at], tonumber(ARGV[at + 1])
-  local known = recall(call_number)
+  -- A call that came twice, because its caller repeated it while it still waited to go out, runs once.
+  local known = recall(call_number) or first_of[call_number]
+  if call_number ~= '' then
+    first_of[call_number] = first_of[call_number] or i
+  end
   plan[i] = { call_number, jobs, at + 2, known }
   if not known then
     for k = 1, jobs do
@@ -35,7 +39,9 @@ end
 local inserted = 0
 for i = 1, calls do
   local call_number, jobs, first, known = unpack(plan[i], 1, 4)
-  if known then
+  if type(known) == 'number' then
+    answers[i + 1] = answers[known + 1]
+  elseif known then
     answers[i + 1] = byte(known, 1) == 69 and sub(known, 2) or other_call()
   else
     local answer = {}

@@ -75,7 +75,7 @@ else
         flush_done()
         settled[i] = settled[i]
           .. follow_up(ARGV[next_follow_up + 1], ARGV[next_follow_up + 2], ARGV[next_follow_up + 3])
-        later[ARGV[next_follow_up + 2]] = nil
+        later[ARGV[next_follow_up + 2]] = call('HGET', RUN, ARGV[next_follow_up + 2])
       end
       next_follow_up = next_follow_up + 4
     end

@@ -86,6 +86,8 @@ end
 -- The answer that a call got before, if this is a repeat; a call without a number has none. What a call acknowledges is
 -- dropped when its own answer is kept.
 local SESSION_IDLE_MS = 600000
+-- How many acknowledged answers one call drops; after a call that was open for long there may be very many.
+local DROPPED_MAX = 1000
 
 local function recall(call_number)
   if call_number == '' then
@@ -100,7 +102,10 @@ local function keep_answers(list, acknowledged_below)
   if #list == 0 then
     return
   end
-  call('ZREMRANGEBYSCORE', ANSWERS, '-inf', '(' .. acknowledged_below)
+  local acknowledged = call('ZCOUNT', ANSWERS, '-inf', '(' .. acknowledged_below)
+  if acknowledged > 0 then
+    call('ZREMRANGEBYRANK', ANSWERS, 0, math.min(acknowledged, DROPPED_MAX) - 1)
+  end
   many('ZADD', ANSWERS, list, 2)
   call('PEXPIRE', ANSWERS, SESSION_IDLE_MS)
 end
