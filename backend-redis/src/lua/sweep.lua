@@ -4,7 +4,8 @@
 -- Answer: flags (1 byte, 2: the outbox is not empty), how many stalled, promoted and pruned (4 bytes each), whether there
 --   is more (1 byte), and how many microseconds until something is due (8 bytes, all ones if nothing is pending); one text.
 -- Errors: FERROQ_SCHEMA.
--- Work: proportional to max_items, about 8 microseconds each.
+-- Work: proportional to max_items, about 8 microseconds each; and where a gap was longer than half the shortest lease, all
+--   Active jobs, about 2 microseconds each.
 local refused = begin(ARGV[1])
 if refused then
   return refused

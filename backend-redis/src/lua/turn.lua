@@ -102,7 +102,7 @@ local function look_at_keys()
 end
 
 -- Gives the leases of Active jobs their full term again. After an outage only those that it hurt, which can only grow.
--- This walks all Active jobs, which the workers' concurrency bounds, and happens once after each outage.
+-- This walks all Active jobs, which the workers' concurrency bounds.
 local function extend_leases(gap)
   local members = call('ZRANGE', ACTIVE_SET, 0, -1)
   local ids = {}
