@@ -13,7 +13,7 @@ use ferroq_core::storage::StorageError;
 pub enum ConnectError {
     /// The URL's scheme is not one that ferroq knows.
     UnknownScheme {
-        /// The scheme, or the start of a URL that has none.
+        /// The scheme; empty if what was given has none.
         scheme: String,
     },
     /// The backend is known, but not built into this program.
@@ -28,6 +28,9 @@ pub enum ConnectError {
 impl std::fmt::Display for ConnectError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            ConnectError::UnknownScheme { scheme } if scheme.is_empty() => {
+                f.write_str("that is not a URL: it has no scheme; give sqlite://path/to/app.db, redis://host, or memory:// for tests")
+            }
             ConnectError::UnknownScheme { scheme } => write!(
                 f,
                 "{scheme:?} is not a URL that ferroq knows; give redis://host:6379, sqlite://path/to/app.db, or memory:// \
@@ -72,9 +75,12 @@ pub async fn connect(url: &str) -> Result<Client, ConnectError> {
         Some("memory") => memory(url).await,
         Some("sqlite") => sqlite(url).await,
         Some(scheme) if matches!(scheme.split('+').next(), Some("redis" | "rediss")) => redis(url).await,
-        // A URL may hold a password, so no more than its scheme is repeated.
-        other => {
-            let scheme = other.map_or_else(|| url.chars().take(20).collect(), str::to_owned);
+        // A URL may hold a password, so no more than its scheme is repeated; and only before `://`, because what stands
+        // before another colon may be a user, a host, or the password itself.
+        _ => {
+            let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+            let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+            let scheme = if scheme.chars().all(is_scheme) { scheme.to_owned() } else { String::new() };
             Err(ConnectError::UnknownScheme { scheme })
         }
     }
@@ -118,4 +124,19 @@ async fn redis(url: &str) -> Result<Client, ConnectError> {
         _ => "redis",
     };
     Err(ConnectError::NotBuiltIn { feature })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_url_that_is_none_is_refused_without_repeating_what_may_be_a_password() {
+        for url in ["", "s3cret@host", "user:s3cret@host", "s3cret:6379", "us er:s3cret://host", "@s3cret://host"] {
+            let error = connect(url).await.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains("no scheme") && !error.contains("s3cret"), "{url}: {error}");
+        }
+        let error = connect("postgres://u:s3cret@h").await.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("postgres") && !error.contains("s3cret"), "{error}");
+    }
 }

@@ -145,13 +145,13 @@ impl RedisOptions {
         RedisOptions::at(Servers::One(Address::Unix(path.into())))
     }
 
-    /// The master of this name, as these sentinels know it. Needs the feature `sentinel`.
+    /// The master of this name, as these sentinels know it.
     pub fn sentinel(sentinels: impl IntoIterator<Item = (impl Into<String>, u16)>, master: impl Into<String>) -> Self {
         let (user, password) = (None, None);
         RedisOptions::at(Servers::Sentinel { sentinels: addresses(sentinels), master: master.into(), user, password })
     }
 
-    /// The cluster that any of these nodes belongs to. Needs the feature `cluster`.
+    /// The cluster that any of these nodes belongs to.
     pub fn cluster(nodes: impl IntoIterator<Item = (impl Into<String>, u16)>) -> Self {
         RedisOptions::at(Servers::Cluster(addresses(nodes)))
     }

@@ -64,11 +64,15 @@ impl Script {
         wait: &WaitFor,
     ) -> Result<(Value, Result<Reached, CallError>), CallError> {
         let by_hash = self.command("EVALSHA", &self.hash, queue, answers, &args);
-        match link.call_and_wait(queue.meta(), &by_hash, wait).await {
+        let answer = match link.call_and_wait(queue.meta(), &by_hash, wait).await {
             Err(error) if error.is_noscript() => {
                 let whole = self.command("EVAL", &self.body, queue, answers, &args);
                 link.call_and_wait(queue.meta(), &whole, wait).await
             }
+            answer => answer,
+        };
+        match answer {
+            Err(error) if error.is_foreign_key() => Err(name_foreign_key(error, link, queue, answers).await),
             answer => answer,
         }
     }
