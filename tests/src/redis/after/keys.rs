@@ -109,6 +109,10 @@ fn read(
     for key in as_type::<Vec<String>>(ask(&["KEYS", &format!("{prefix}*")])) {
         let (queue, part) = key[prefix.len()..].split_once("}:").unwrap_or_else(|| panic!("a foreign key: {key}"));
         let kind: String = as_type(ask(&["TYPE", &key]));
+        if kind == "none" {
+            // A token that somebody took meanwhile, or answers whose time was over.
+            continue;
+        }
         let expected = match part {
             _ if part.starts_with("answers:") => "zset",
             _ if LINES.iter().any(|(line, ..)| *line == part) => "zset",

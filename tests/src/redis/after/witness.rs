@@ -90,6 +90,17 @@ impl Witness {
         ids
     }
 
+    /// The epochs of all leases that were handed out.
+    pub fn epochs(&self) -> BTreeSet<i64> {
+        let of = |recorded: &Recorded| match &recorded.answer {
+            Answer::Exchange(ExchangeAnswer { claimed: Some(claimed), .. }) => {
+                claimed.claims.iter().map(|claim| claim.lease.epoch).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.notes.lists().calls.iter().flat_map(of).collect()
+    }
+
     /// Every answer can be explained: for each job there is an order of the calls about it. Jobs that lost a lease are left
     /// out, because the answer that would tell of the claim may have been lost with the lease.
     ///
