@@ -13,6 +13,7 @@ use crate::RedisStorage;
 use crate::error::{CallError, invalid, unsupported};
 use crate::exchange::strange;
 use crate::inspect::{array, count};
+use crate::outbox::Relayer;
 use crate::record::{bytes_of, id_of};
 use crate::script::{ACT, CONFIGURE, OBLITERATE, SETTINGS};
 use crate::spec::{Reader, Unreadable};
@@ -83,8 +84,9 @@ impl Control for RedisStorage {
         let answer = self.run(&OBLITERATE, &keys, &keys.answers(None), args).await?;
         match obliterated(answer).map_err(|Unreadable| strange("the answer to an obliteration"))? {
             (ObliterateAnswer::Done, is_outbox_left) => {
-                // A name in the registry is how others find what is left in the outbox.
-                if !is_outbox_left {
+                // Nobody may ever come for what the queue owes to others. Where that can't be delivered now, the name stays in
+                // the registry, so that somebody can find it.
+                if !is_outbox_left || self.relay(&keys, &[], Relayer::Sweep).await.is_empty {
                     self.unregister(queue).await?;
                 }
                 Ok(ObliterateAnswer::Done)
@@ -119,7 +121,7 @@ impl RedisStorage {
     }
 
     /// Takes a queue's name out of the registry, unless somebody made the queue anew.
-    async fn unregister(&self, queue: &QueueName) -> Result<(), StorageError> {
+    pub(crate) async fn unregister(&self, queue: &QueueName) -> Result<(), StorageError> {
         self.registry.remove(queue).await.map_err(after_the_fact)?;
         if self.exists(queue).await.map_err(StorageError::effect_unknown)? {
             self.registry.add(queue).await.map_err(after_the_fact)?;

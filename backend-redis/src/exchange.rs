@@ -14,7 +14,7 @@ use crate::RedisStorage;
 use crate::enqueue::enqueue_answer;
 use crate::error::{CallError, invalid};
 use crate::keys::QueueKeys;
-use crate::outbox::Parcel;
+use crate::outbox::{Parcel, Relayer};
 use crate::record::{bytes_of, claimed, error_number, id_of};
 use crate::script::{EXCHANGE, QUARANTINE};
 use crate::spec::{self, Kinds, Reader, Unreadable};
@@ -110,7 +110,7 @@ impl RedisStorage {
                 parcels.push(Parcel { number: sent.number, destination, id, tail });
             }
         }
-        let delivered = self.relay(keys, &parcels).await;
+        let delivered = self.relay(keys, &parcels, Relayer::Call).await.delivered;
         for ((answer, sent), settlement) in settled.iter_mut().zip(settlements) {
             let SettleAnswer::Settled { follow_ups, .. } = answer else { continue };
             for sent in sent {

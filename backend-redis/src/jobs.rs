@@ -14,6 +14,7 @@ use redis::{Cmd, Value};
 use crate::RedisStorage;
 use crate::error::invalid;
 use crate::exchange::{FLAG_OUTBOX, TERM_MIN, lease_bytes, strange};
+use crate::outbox::Relayer;
 use crate::record::{bytes_of, progress_bytes, write_long_text};
 use crate::script::{ANNOTATE, RENEW, SWEEP, WATCH};
 use crate::spec::{self, Reader, Unreadable};
@@ -89,10 +90,20 @@ impl Jobs for RedisStorage {
             cmd.arg(&clock).arg(request.max_items);
         };
         let value = self.run(&SWEEP, &keys, &keys.answers(None), args).await?;
-        let (outbox, answer) = sweep_answer(value).map_err(|Unreadable| strange("the answer to a sweep"))?;
+        let (outbox, mut answer) = sweep_answer(value).map_err(|Unreadable| strange("the answer to a sweep"))?;
         if outbox {
             // The sweep itself is done; what can't be delivered now is the next sweep's to try.
-            self.relay(&keys, &[]).await;
+            let relayed = self.relay(&keys, &[], Relayer::Sweep).await;
+            if relayed.more {
+                (answer.more, answer.next) = (true, Some(Duration::ZERO));
+            }
+            // It was obliterated, and its name stayed for what it owed. Should that fail, a name too many does no harm.
+            if relayed.is_empty
+                && let Ok(false) = self.exists(&request.queue).await
+                && let Err(error) = self.unregister(&request.queue).await
+            {
+                tracing::debug!(queue = %request.queue, %error, "the name of a queue that is gone stays listed");
+            }
         }
         Ok(answer)
     }

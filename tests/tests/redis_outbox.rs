@@ -45,7 +45,7 @@ fn in_outbox(server: &Server, namespace: &str) -> usize {
 
 /// Sweeps the source, as every worker on it does, until its outbox is empty or as short as it gets.
 async fn sweep(storage: &dyn Storage) {
-    storage.sweep(SweepRequest { queue: queue_name(SOURCE), max_items: 10 }).await.expect("sweep");
+    while storage.sweep(SweepRequest { queue: queue_name(SOURCE), max_items: 10 }).await.expect("sweep").more {}
 }
 
 /// Everything arrived, and is worked off.
@@ -373,19 +373,83 @@ async fn a_source_that_forgot_what_it_sent_sends_on() {
     }
 }
 
+/// Nobody may ever come again for what an obliterated queue owes to others, so it is seen to at once, and what can't be
+/// delivered then can still be found.
 #[tokio::test]
 async fn an_obliterated_source_still_sends_what_it_owed() {
     let (server, namespace, site) = prepared().await;
+    let meta = key(&namespace, "left", "meta");
+    server.cli(&["RENAME", &meta, &format!("aside {namespace}")]);
+    server.cli(&["SET", &meta, "theirs"]);
     let act = another(server, &namespace, async |storage| obliterate(storage, SOURCE).await);
     gone_at(server, &namespace, "settled", act).await;
-    assert_eq!(in_outbox(server, &namespace), 240);
+    assert_eq!(in_outbox(server, &namespace), 120, "what could be delivered was");
+    let names = || server.cli(&["SMEMBERS", &format!("ferroq:{{{namespace}}}:queues")]);
+    assert!(names().lines().any(|name| name == SOURCE), "whoever looks for it finds it");
+    server.cli(&["RENAME", &format!("aside {namespace}"), &meta]);
     sweep(site.storage().as_ref()).await;
     assert_eq!(in_outbox(server, &namespace), 0);
+    assert!(!names().lines().any(|name| name == SOURCE), "nothing is left of it");
     let snapshot = site.check().await;
     for queue in ["left", "right"] {
         assert_eq!(Series(0).found(&snapshot, queue), Series(0).expected(queue), "{queue}");
     }
     site.drain_and_check(Series(0).expected("left"), load::worker).await;
+}
+
+#[tokio::test]
+async fn more_than_any_relay_reads_at_once_for_a_queue_that_cannot_be_reached_is_passed_by() {
+    let (server, namespace) = (shared(), namespace());
+    let site = Site::open(server, &namespace).await;
+    let storage = open_with(&server.url(), &namespace, |_, _| {}).await;
+    Series(0).prepare(storage.as_ref()).await;
+    let meta = key(&namespace, "left", "meta");
+    server.cli(&["RENAME", &meta, &format!("aside {namespace}")]);
+    server.cli(&["SET", &meta, "theirs"]);
+    const SERIES: u64 = 20;
+    for series in 0..SERIES {
+        if series > 0 {
+            Series(series).prepare_reachable(storage.as_ref()).await;
+        }
+        Series(series).settle(storage.as_ref()).await.expect("settle");
+    }
+    // Nothing of those in front moves, and those behind get through, in as many steps as it takes.
+    let step = SweepRequest { queue: queue_name(SOURCE), max_items: 10 };
+    assert!(site.storage().sweep(step).await.expect("sweep").more, "one step does not get there");
+    sweep(site.storage().as_ref()).await;
+    assert_eq!(in_outbox(server, &namespace), SERIES as usize * 120);
+    server.cli(&["RENAME", &format!("aside {namespace}"), &meta]);
+    let snapshot = site.check().await;
+    for series in 0..SERIES {
+        let found = Series(series).found(&snapshot, "right");
+        let missing: Vec<_> = Series(series).expected("right").into_iter().filter(|id| !found.contains(id)).collect();
+        assert_eq!(missing, [], "of the series {series}");
+    }
+    sweep(site.storage().as_ref()).await;
+    assert_eq!(in_outbox(server, &namespace), 0);
+    let snapshot = site.check().await;
+    let all: Vec<_> = (0..SERIES).flat_map(|series| Series(series).expected("left")).collect();
+    let mut found = Vec::new();
+    for series in 0..SERIES {
+        let expected = Series(series).expected("left");
+        found.extend(Series(series).found(&snapshot, "left").into_iter().filter(|id| expected.contains(id)));
+    }
+    assert_eq!(found, all, "all of them, in their order");
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_be_read_stays_and_holds_up_nobody() {
+    logs::keep();
+    let (server, namespace, site) = prepared().await;
+    gone_at(server, &namespace, "settled", || {}).await;
+    let outbox = key(&namespace, SOURCE, "outbox");
+    server.cli(&["ZADD", &outbox, "1", "not an entry", "2", "\0\0\0\0\0\0\0\u{2}\u{4}left"]);
+    sweep(site.storage().as_ref()).await;
+    sweep(site.storage().as_ref()).await;
+    assert_eq!(in_outbox(server, &namespace), 2, "they stay for whoever looks into it");
+    assert_eq!(logs::with(&["ERROR", "can't be read, and stays there"]).len(), 1, "it is logged once");
+    server.cli(&["ZREMRANGEBYRANK", &outbox, "0", "1"]);
+    all_well(&site, server, &namespace).await;
 }
 
 /// One queue whose keys are somebody else's once kept everything that came behind its own from everybody.

@@ -1,5 +1,5 @@
 -- Follow-ups of a settlement: on the same queue they are inserted at once; for another queue, which may live on another
--- node, they go to the outbox, numbered per destination, and are relayed from there.
+-- node, they go to the outbox, numbered, and are relayed from there.
 local function follow_up(destination, id, tail)
   if destination == '' then
     local answer = put(id, tail, call('HEXISTS', SPEC, id) == 1)
@@ -7,10 +7,12 @@ local function follow_up(destination, id, tail)
     hint_work = hint_work or answer == '\0'
     return answer
   end
-  -- A number is not below storage time, so that a queue that was obliterated, or lost its last writes, gives none twice.
-  local last = tonumber(call('HGET', LEDGER, 'o:' .. destination) or '0')
+  -- One series for all queues, so that numbers rise through the outbox, and whoever reads it in parts meets no younger one
+  -- for a queue before an older one. A number is not below storage time, so that a queue that was obliterated, or lost
+  -- its last writes, gives none twice.
+  local last = tonumber(call('HGET', LEDGER, 'o') or '0')
   local sent = math.max(last + 1, now)
-  call('HSET', LEDGER, 'o:' .. destination, string.format('%.0f', sent))
+  call('HSET', LEDGER, 'o', string.format('%.0f', sent))
   call('PERSIST', LEDGER)
   call('ZADD', OUTBOX, string.format('%.0f', sent), pack('>I8', sent) .. char(#destination) .. destination .. id .. tail)
   return '\2' .. pack('>I8', sent)

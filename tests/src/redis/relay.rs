@@ -72,6 +72,14 @@ impl Series {
             });
             put(storage, &queue, holders.collect()).await;
         }
+        self.prepare_reachable(storage).await;
+    }
+
+    /// Makes the jobs to settle, and no others.
+    ///
+    /// # Panics
+    /// If the storage fails.
+    pub async fn prepare_reachable(self, storage: &dyn Storage) {
         let queue = queue_name(SOURCE);
         put(storage, &queue, (0..SETTLED).map(|_| spec(&queue).priority(0)).collect()).await;
     }
