@@ -24,13 +24,12 @@ enum On {
 }
 
 /// What the client sends outside of scripts, and what for.
-const CLIENT: [(&str, On, &str); 14] = [
+const CLIENT: [(&str, On, &str); 13] = [
     ("blpop", On::Queues, "an idle worker waits for a wake-up"),
     ("eval", On::Queues, "every call whose script the server does not know yet"),
     ("evalsha", On::Queues, "every call"),
     ("exists", On::Queues, "which of the queues that are listed exist"),
     ("info", On::Nothing, "opening: version, memory policy, persistence, replicas"),
-    ("lpush", On::Queues, "a worker that can't use its wake-up gives it to another"),
     // A refused ping is an answer too. But each would leave an entry in the server's ACL LOG.
     ("ping", On::Nothing, "whether a connection still leads to a server"),
     ("sadd", On::Registry, "the list of queues"),

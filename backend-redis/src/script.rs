@@ -134,6 +134,7 @@ scripts! {
     CONFIGURE = "configure", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "config"];
     OBLITERATE = "obliterate", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "walk"];
     RESTORE = "restore", "", ["names" "pack" "turn" "record" "leave" "finish" "config"];
+    TOKEN = "token", "allow-oom", ["names" "pack"];
     // These only read, and run on a server that takes no writes.
     FIND = "find", "no-writes", ["names" "pack" "turn" "record" "walk"];
     LIST = "list", "no-writes", ["names" "pack" "turn" "record" "walk"];

@@ -18,6 +18,7 @@ use crate::error::CallError;
 use crate::keys::QueueKeys;
 use crate::link::{Link, Message};
 use crate::record::id_of;
+use crate::script::TOKEN;
 
 /// How long one wait for a token takes at most, and so how often an idle process says anything.
 const BLOCK: Duration = Duration::from_secs(5);
@@ -240,9 +241,8 @@ impl Tokens {
                 return;
             }
         }
-        let mut cmd = redis::cmd("LPUSH");
-        cmd.arg(self.keys.wake()).arg("1");
-        if let Err(error) = self.link.call(&cmd).await {
+        // By a script, so that there is never more than one.
+        if let Err(error) = TOKEN.call(&self.link, &self.keys, &self.keys.answers(None), |_| {}).await {
             tracing::debug!(queue = %self.keys.queue, %error, "a wake-up was lost; a poll will make up for it");
         }
     }
@@ -302,3 +302,6 @@ fn tell(hub: &SignalHub, queues: &HashMap<String, QueueName>, message: &Message)
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;
