@@ -4,13 +4,13 @@
 //! changes in good order. Everybody here is a user with the rights of `docs/redis-acl.md` and no others.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferroq_core::client::Client;
 use ferroq_core::clock::ManualClock;
 use ferroq_core::job::{JobId, JobState, QueueName};
-use ferroq_core::storage::{EnqueueAnswer, ErrorCode, SettleAnswer, Storage};
-use ferroq_redis::{RedisOptions, RedisStorage};
+use ferroq_core::storage::{EnqueueAnswer, EnqueueRequest, ErrorCode, SettleAnswer, Storage};
+use ferroq_redis::{RedisOptions, RedisStorage, WaitFor};
 use ferroq_testkit::conformance;
 use ferroq_testkit::harness::{Fixture, Scene, abort, completed, queue_name, spec};
 use ferroq_tests::fixtures::as_user;
@@ -93,21 +93,18 @@ async fn the_whole_suite_holds_in_a_cluster() {
 async fn a_cluster_takes_two_rights_more_and_says_which() {
     let cluster = quiet().await;
     let name = namespace();
-    for (right, says) in [("asking", "lacks a right: +asking;"), ("cluster|slots", "'cluster|slots'")] {
+    // One node that refuses to be asked is one too many; of the slots any node can tell.
+    for (right, nodes, says) in [
+        ("asking", &cluster.nodes()[1..2], "lacks a right: +asking;"),
+        ("cluster|slots", cluster.nodes(), "'cluster|slots'"),
+    ] {
         let options = options(cluster, &name);
-        cluster.nodes()[1].cli(&["ACL", "SETUSER", &name, &format!("-{right}")]);
-        let opened = RedisStorage::open(options.clone()).await;
-        // Any node can tell of the slots.
-        if right == "asking" || opened.is_err() {
-            let error = opened.err().expect("refused");
-            assert_eq!(error.code(), ErrorCode::Denied, "{error}");
-        }
-        for node in cluster.nodes() {
+        for node in nodes {
             node.cli(&["ACL", "SETUSER", &name, &format!("-{right}")]);
         }
-        let error = RedisStorage::open(options).await.err().expect("refused");
+        let error = RedisStorage::open(options).await.expect_err("a right is missing");
         assert_eq!(error.code(), ErrorCode::Denied, "{error}");
-        assert!(error.to_string().contains(says), "{error}");
+        assert!(error.to_string().contains(says) && error.to_string().contains("docs/redis-acl.md"), "{error}");
     }
 }
 
@@ -277,6 +274,28 @@ async fn a_master_that_is_killed_takes_only_what_its_replica_had_not() {
         // What the new master acknowledged is its own.
         conserved(&site.drain_and_check(before, load::worker).await, book.inserted_after(taken_over));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_enqueue_waits_for_the_replica_of_the_node_that_has_its_queue() {
+    let cluster = Cluster::start(true).await;
+    let namespace = apart(&cluster, [load::QUEUE, load::FOLLOWERS]);
+    let options = RedisOptions::from_url(&cluster.url()).expect("the Cluster's URL").namespace(&namespace);
+    let wait = WaitFor { replicas: 1, fsync: false, timeout: Duration::from_millis(100) };
+    let storage = RedisStorage::open(as_user(cluster.nodes(), &namespace, options.replicas_wait(wait))).await;
+    let storage = storage.expect("the Cluster answers");
+    assert_eq!((storage.report().cluster, storage.report().replicas), (true, 1), "{:?}", storage.report());
+    let reached = async |queue: &str| {
+        let job = Arc::new(spec(&queue_name(queue)));
+        let request = EnqueueRequest { call: None, queue: job.queue.clone(), jobs: vec![job] };
+        storage.enqueue_replicated(request).await.expect("enqueue").1.map(|reached| reached.replicas)
+    };
+    let replica = cluster.replica_of(cluster.node_of(&meta(&namespace, load::QUEUE))).expect("a replica");
+    assert_eq!((reached(load::QUEUE).await, reached(load::FOLLOWERS).await), (Some(1), Some(1)));
+    replica.stop();
+    assert_eq!((reached(load::QUEUE).await, reached(load::FOLLOWERS).await), (Some(0), Some(1)));
+    replica.cont();
+    site(&cluster, &namespace).await.drain_and_check([], load::worker).await;
 }
 
 /// Waits until the replica has all that the master has written so far.

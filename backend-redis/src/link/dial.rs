@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 use super::live::Live;
 use super::tls::Tls;
-use crate::error::CallError;
+use crate::error::{CallError, denied};
 use crate::options::{Address, RedisOptions, Secret, Servers};
 
 /// How many commands may wait to be written before callers wait too.
@@ -105,6 +105,10 @@ impl Dialer {
     /// Of what is sent then, only the choice of a database can be refused with an error of no kind of its own.
     fn log_in_failed(place: &Arc<str>, database: i64, error: &RedisError) -> CallError {
         match (error.kind(), error.detail()) {
+            // The redis crate keeps what was said and not the code.
+            (ErrorKind::Server(ServerErrorKind::ResponseError), Some(said)) if said.contains("no permission") => {
+                CallError::not_connected(place, ErrorCode::Denied, denied(said))
+            }
             (ErrorKind::Server(ServerErrorKind::ResponseError), Some(said)) if database != 0 => {
                 CallError::not_connected(
                     place,
