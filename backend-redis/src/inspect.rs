@@ -157,8 +157,10 @@ fn counts_of(counted: Value) -> Result<QueueCounts, Unreadable> {
     }
     while let Some(kind) = values.next() {
         let (kind, jobs): (Bytes, u64) = (bytes_of(kind)?, count(values.next())?);
-        let kind = std::str::from_utf8(&kind).ok().and_then(|kind| JobKind::new(kind).ok());
-        counts.shelved.push((kind.ok_or(Unreadable)?, jobs));
+        // What nobody can name, nobody can ask for; its jobs are counted among the Waiting.
+        if let Some(kind) = std::str::from_utf8(&kind).ok().and_then(|kind| JobKind::new(kind).ok()) {
+            counts.shelved.push((kind, jobs));
+        }
     }
     counts.shelved.sort();
     Ok(counts)

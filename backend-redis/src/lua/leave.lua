@@ -48,15 +48,20 @@ local function take_key(id, parts)
 end
 
 local function free_key(j, exit)
-  if not has(j.traits, T.DEDUP) then
+  if not (has(j.traits, T.DEDUP) or has(byte(j.blob, 25) or 0, T.DEDUP)) then
     return
   end
   local parts = job.parts(j)
-  if not parts.dedup_key or not mode_frees(parts.dedup_mode, exit) then
+  if not parts.dedup_key then
+    return
+  end
+  local frees = mode_frees(parts.dedup_mode, exit)
+  if not frees and parts.dedup_mode ~= 1 then
     return
   end
   local hold = call('HGET', DEDUP, parts.dedup_key)
-  if hold and sub(hold, 1, 16) == j.id then
+  -- A hold for a time that has no end is no such hold: the mode is damaged.
+  if hold and sub(hold, 1, 16) == j.id and (frees or sub(hold, 17, 24) == NONE8) then
     call('HDEL', DEDUP, parts.dedup_key)
     call('ZREM', HOLDS, parts.dedup_key)
   end
@@ -68,9 +73,7 @@ local function erase(j)
   if j.noted then
     call('HDEL', RUN, j.id)
   end
-  if j.mask > 0 then
-    call('HDEL', NOTES, unpack(note_fields(j.id, j.mask)))
-  end
+  many('HDEL', NOTES, note_fields(j.id, j.mask), 1)
 end
 
 -- Removes a job from its line and altogether.

@@ -39,20 +39,28 @@ local function has(bits, bit)
 end
 
 -- A command with one key and any number of arguments, in as few calls as the stack allows. `stride` arguments belong
--- together.
+-- together. Answers the sum of what the calls answered.
 local function many(command, key, list, stride)
   local n = #list
   if n == 0 then
-    return
+    return 0
   end
   if n <= ARGS_MAX then
-    call(command, key, unpack(list))
-    return
+    return call(command, key, unpack(list))
   end
-  local step = ARGS_MAX - ARGS_MAX % stride
+  local step, sum = ARGS_MAX - ARGS_MAX % stride, 0
   for from = 1, n, step do
-    call(command, key, unpack(list, from, math.min(from + step - 1, n)))
+    sum = sum + call(command, key, unpack(list, from, math.min(from + step - 1, n)))
   end
+  return sum
+end
+
+-- How long a job's entry in `run` is without the worker's name.
+local ENTRY_MIN = 74
+
+-- Whether an entry in `run` can be read.
+local function is_entry(e)
+  return #e >= ENTRY_MIN and byte(e, 1) <= CANCELLED and byte(e, 35) <= SHELF
 end
 
 -- HMGET of any number of fields.

@@ -7,9 +7,9 @@
 -- runs (4), started_at (8), lease_until or finished_at (8), lease_term or prune_at (8), worker (the rest).
 -- A job without an entry in `run` is Waiting in its lane, with priority and times as in `spec`, and was never claimed.
 local FLAG_CANCEL, FLAG_WAITED_ON = 1, 2
-local HEAD_MIN, ENTRY_MIN = 34, 74
+local HEAD_MIN = 34
 
--- The parts of a spec that its traits name; nil if they can't be read.
+-- The parts of a spec that its traits name; nil if not even the key can be read.
 local function parts_of(blob)
   if #blob < HEAD_MIN then
     return nil
@@ -31,6 +31,7 @@ local function parts_of(blob)
     parts.dedup_span = take(8)
     parts.dedup_key = take(byte(take(1)) or 0)
   end
+  local key_end = at
   if has(traits, T.BUDGETS) and #blob >= at + 7 then
     parts.max_attempts, parts.max_crashes = unpack_bytes('>I4I4', take(8))
   end
@@ -46,6 +47,9 @@ local function parts_of(blob)
   if has(traits, T.TAGS) then
     local high, low = byte(take(2), 1, 2)
     for i = 1, (high or 0) * 256 + (low or 0) do
+      if at > #blob then
+        break
+      end
       parts.tags[i] = take(byte(take(1)) or 0)
     end
   end
@@ -54,10 +58,14 @@ local function parts_of(blob)
     parts.start = byte(take(1)) or 0
     parts.start_at = take(8)
   end
-  if at > #blob + 1 then
+  if at <= #blob + 1 then
+    return parts
+  elseif key_end > #blob + 1 then
     return nil
   end
-  return parts
+  -- What comes behind the key is damaged. The key can be given back all the same.
+  return { kind = parts.kind, payload_len = parts.payload_len, max_attempts = 20, max_crashes = 3, lane = '', tags = {},
+    dedup_mode = parts.dedup_mode, dedup_span = parts.dedup_span, dedup_key = parts.dedup_key }
 end
 
 local job = {}
@@ -101,10 +109,20 @@ function job.line(j)
   return SETS[j.state], number(j.term)
 end
 
--- A job from its entries.
-local function job_of(id, blob, entry)
+-- Which notes a job has, where its entry can't tell.
+local function notes_there(id)
+  local found, mask = call('HMGET', NOTES, id .. 'e', id .. 'p', id .. 'c', id .. 'r', id .. 'l'), 0
+  for i = 1, 5 do
+    mask = mask + (found[i] and 2 ^ (i - 1) or 0)
+  end
+  return mask
+end
+
+-- A job from its entries, and from the member under which it stands in its line, if that is known: a seq that differs is
+-- damaged, and where the job stands is what counts.
+local function job_of(id, blob, entry, member)
   local j = { id = id, blob = blob }
-  if entry and #entry >= ENTRY_MIN and byte(entry, 1) <= CANCELLED then
+  if entry and is_entry(entry) then
     j.state, j.epoch, j.seq, j.due, j.expires, j.priority, j.traits, j.slot, j.flags, j.mask, j.failure, j.attempts,
       j.crashes, j.runs, j.started, j.till, j.term = unpack_bytes('>Bc8c7c8c8BBBBBBI4I4I4c8c8c8', entry)
     j.worker = sub(entry, 75)
@@ -117,17 +135,23 @@ local function job_of(id, blob, entry)
     j.state, j.epoch, j.seq, j.due, j.expires = WAITING, NONE8, sub(blob, 1, 7), sub(blob, 8, 15), sub(blob, 16, 23)
     j.priority, j.traits, j.slot, j.flags, j.mask, j.failure = byte(blob, 24), byte(blob, 25), LANE, 0, 0, 0
     j.attempts, j.crashes, j.runs, j.started, j.till, j.term, j.worker = 0, 0, 0, NONE8, NONE8, NONE8, ''
+    if entry then
+      j.unreadable, j.mask = true, notes_there(id)
+    end
+  end
+  if member and sub(member, 1, 7) ~= j.seq then
+    j.unreadable, j.seq = true, sub(member, 1, 7)
   end
   j.member = j.seq .. id
   return j
 end
 
-local function load(id)
+local function load(id, member)
   local blob = call('HGET', SPEC, id)
   if not blob then
     return nil
   end
-  return job_of(id, blob, call('HGET', RUN, id))
+  return job_of(id, blob, call('HGET', RUN, id), member)
 end
 
 function job.entry(j)
@@ -135,10 +159,21 @@ function job.entry(j)
     j.flags, j.mask, j.failure, j.attempts, j.crashes, j.runs, j.started, j.till, j.term) .. j.worker
 end
 
--- Takes a job out of its line. What changes its place comes after, and then `stand`.
+-- Takes a job out of its line. What changes its place comes after, and then `stand`. A job that does not stand where its
+-- entry says is looked for everywhere, under its seq and under the one that its spec has.
 function job.leave(j)
   local line = job.line(j)
-  call('ZREM', line, j.member)
+  if call('ZREM', line, j.member) == 1 then
+    return
+  end
+  local other = sub(j.blob, 1, 7)
+  local lines = { LINE, SOLO_LINE, SHELVES, DELAYED_SET, BLOCKED_SET, ACTIVE_SET, COMPLETED_SET, FAILED_SET, CANCELLED_SET }
+  for i = 1, #lines do
+    call('ZREM', lines[i], j.member)
+    if #other == 7 and other ~= j.seq and call('ZREM', lines[i], other .. j.id) == 1 then
+      j.seq, j.member = other, other .. j.id
+    end
+  end
 end
 
 -- Puts a job in the line where it belongs now, and writes its entry.

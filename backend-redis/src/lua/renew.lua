@@ -24,7 +24,7 @@ local score = string.format('%.0f', number(till))
 local runs, active, answers = {}, {}, {}
 for i = 1, n do
   local e = entries[i]
-  if e and sub(e, 1, 9) == char(ACTIVE) .. sub(ARGV[2 + i], 17, 24) then
+  if e and is_entry(e) and sub(e, 1, 9) == char(ACTIVE) .. sub(ARGV[2 + i], 17, 24) then
     local k = #runs
     runs[k + 1], runs[k + 2] = ids[i], sub(e, 1, 58) .. till .. ARGV[2] .. sub(e, 75)
     active[k + 1], active[k + 2] = score, sub(e, 10, 16) .. ids[i]

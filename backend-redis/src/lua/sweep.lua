@@ -20,12 +20,14 @@ attend()
 local until_now = string.format('%.0f', now)
 local late = room > 0 and call('ZRANGEBYSCORE', ACTIVE_SET, '-inf', until_now, 'LIMIT', 0, room) or {}
 for i = 1, #late do
-  call('ZREM', ACTIVE_SET, late[i])
-  local j = load(sub(late[i], 8))
-  if j and j.state == ACTIVE then
+  local j = load(sub(late[i], 8), late[i])
+  if j and j.state == ACTIVE and not j.unreadable then
     apply_crash(j)
-  elseif j then
-    fail(j, F.QUARANTINED, X.QUARANTINE, 'the stored job can\'t be read')
+  else
+    call('ZREM', ACTIVE_SET, late[i])
+    if j then
+      fail(j, F.QUARANTINED, X.QUARANTINE, 'the stored job can\'t be read')
+    end
   end
 end
 room = room - #late
@@ -36,7 +38,7 @@ for state = COMPLETED, CANCELLED do
   local old = room > 0 and call('ZRANGEBYSCORE', SETS[state], '-inf', until_now, 'LIMIT', 0, room) or {}
   for i = 1, #old do
     call('ZREM', SETS[state], old[i])
-    local j = load(sub(old[i], 8))
+    local j = load(sub(old[i], 8), old[i])
     if j then
       free_key(j, EXIT.REMOVED_ENDED)
       erase(j)

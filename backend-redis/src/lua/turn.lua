@@ -113,7 +113,8 @@ local function extend_leases(gap)
   local runs, scores, term_min = {}, {}, nil
   for i = 1, #ids do
     local e = entries[i]
-    if e then
+    -- One that can't be read is left for the sweep to find.
+    if e and is_entry(e) then
       local term = number(sub(e, 67, 74))
       if not term_min or term < term_min then
         term_min = term

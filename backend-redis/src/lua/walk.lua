@@ -64,7 +64,7 @@ local function each_at(found, visit)
     local blobs, entries = get_many(SPEC, ids), get_many(RUN, ids)
     for i = 1, #ids do
       if blobs[i] then
-        visit(job_of(ids[i], blobs[i], entries[i]), found[from + i - 1], entries[i])
+        visit(job_of(ids[i], blobs[i], entries[i], found[from + i - 1].member), found[from + i - 1], entries[i])
       end
     end
   end

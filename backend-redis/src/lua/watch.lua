@@ -12,7 +12,7 @@ local j = load(ARGV[2])
 if not j then
   return 0
 end
-if not job.has(j, FLAG_WAITED_ON) then
+if not j.unreadable and not job.has(j, FLAG_WAITED_ON) then
   j.flags = j.flags + FLAG_WAITED_ON
   job.save(j)
 end
