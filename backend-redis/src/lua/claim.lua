@@ -2,6 +2,54 @@
 -- (claimed, failed, or put on a shelf), so nobody scans past jobs that can't be run here. Jobs that were never claimed
 -- before share their whole entry but for what they bring along, so they are collected and written together.
 
+local UNREADABLE = 'the stored job can\'t be read'
+
+-- Whether a kind's name is one: text without control characters and braces.
+local function is_name(text)
+  if #text > 128 or string.find(text, '[%z\1-\31\127{}]') then
+    return false
+  end
+  local at = 1
+  while at <= #text do
+    local first, second = byte(text, at, at + 1)
+    local more = first < 128 and 0 or first >= 194 and first < 224 and 1 or first >= 224 and first < 240 and 2
+      or first >= 240 and first < 245 and 3
+    if not more or at + more > #text then
+      return false
+    end
+    for i = 1, more do
+      local b = byte(text, at + i)
+      if b < 128 or b > 191 then
+        return false
+      end
+    end
+    -- A control character, a longer form of a shorter one, half of a pair, more than there is.
+    if first == 194 and second < 160 or first == 224 and second < 160 or first == 237 and second > 159
+      or first == 240 and second < 144 or first == 244 and second > 143 then
+      return false
+    end
+    at = at + 1 + more
+  end
+  return true
+end
+
+-- Whether the start of a spec can be read, and the entry agrees with it and with where the job stands.
+local function is_readable(blob, entry, member)
+  if not (blob and #blob >= HEAD_MIN and byte(blob, 26) > 0 and #blob >= 33 + byte(blob, 26)) then
+    return false
+  end
+  local seq = sub(member, 1, 7)
+  return sub(blob, 1, 7) == seq
+    and (not entry or is_entry(entry) and sub(entry, 10, 16) == seq and byte(entry, 34) == byte(blob, 25))
+end
+
+-- Fails a job that stands in no line any more.
+local function fail(j, failure, kind, message)
+  push_error(j, kind, message)
+  event(E.FAILED, j.id)
+  finish_job(j, FAILED, failure)
+end
+
 -- Brings up to `max` due jobs forward, by (due time, seq); how many there were.
 local function promote_due(max)
   if before.delayed == 0 and not moved then
@@ -10,15 +58,15 @@ local function promote_due(max)
   local members = call('ZRANGEBYSCORE', DELAYED_SET, '-inf', string.format('%.0f', now), 'LIMIT', 0, max)
   for i = 1, #members do
     local id = sub(members[i], 8)
-    local j = load(id)
-    if j then
-      call('ZREM', DELAYED_SET, members[i])
+    local j = load(id, members[i])
+    call('ZREM', DELAYED_SET, members[i])
+    if j and j.unreadable then
+      fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
+    elseif j then
       job.wait(j)
       job.stand(j)
       event(E.PROMOTED, id)
       hint_work = true
-    else
-      call('ZREM', DELAYED_SET, members[i])
     end
   end
   return #members
@@ -35,9 +83,11 @@ local function clear_shelves(kinds, max)
       local from = shelf * 256
       local members = call('ZRANGEBYSCORE', SHELVES, from, from + 255, 'LIMIT', 0, max)
       for k = 1, #members do
-        local j = load(sub(members[k], 8))
+        local j = load(sub(members[k], 8), members[k])
         call('ZREM', SHELVES, members[k])
-        if j then
+        if j and j.unreadable then
+          fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
+        elseif j then
           job.wait(j)
           job.stand(j)
         end
@@ -45,18 +95,6 @@ local function clear_shelves(kinds, max)
       max = max - #members
     end
   end
-end
-
--- Whether the start of a spec can be read.
-local function is_readable(blob)
-  return blob and #blob >= HEAD_MIN and byte(blob, 26) > 0 and #blob >= 33 + byte(blob, 26) and byte(blob, 1) < 32
-end
-
--- Fails a job that stands in no line any more.
-local function fail(j, failure, kind, message)
-  push_error(j, kind, message)
-  event(E.FAILED, j.id)
-  finish_job(j, FAILED, failure)
 end
 
 local function payload_len(blob)
@@ -110,11 +148,11 @@ local function claim_from(line, ask, out)
       read_on()
     end
     local id, blob, entry = ids[i], blobs[i], entries[i]
-    local readable = is_readable(blob) and (not entry or #entry >= ENTRY_MIN)
+    local readable = is_readable(blob, entry, members[i])
     local expires = readable and (entry and sub(entry, 25, 32) or sub(blob, 16, 23)) or NONE8
     if not readable then
       if blob then
-        fail(job_of(id, blob, entry), F.QUARANTINED, X.QUARANTINE, 'the stored job can\'t be read')
+        fail(job_of(id, blob, entry, members[i]), F.QUARANTINED, X.QUARANTINE, UNREADABLE)
       elseif entry then
         call('HDEL', RUN, id)
       end
@@ -122,9 +160,13 @@ local function claim_from(line, ask, out)
       fail(job_of(id, blob, entry), F.EXPIRED, X.EXPIRED, 'older than expires_in when its turn came')
     elseif not kinds[sub(blob, 27, 26 + byte(blob, 26))] then
       local j = job_of(id, blob, entry)
-      j.slot = SHELF
-      job.stand(j)
-      event(E.SHELVED, id)
+      if is_name(sub(blob, 27, 26 + byte(blob, 26))) then
+        j.slot = SHELF
+        job.stand(j)
+        event(E.SHELVED, id)
+      else
+        fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
+      end
       -- The token that brought this worker is spent, so everybody is told: the one with a handler is among them.
       hint_control = true
     else

@@ -37,7 +37,7 @@ if known then
     for from = 17 + settled_len, #known, 24 do
       local id = sub(known, from, from + 15)
       local entry, blob = call('HGET', RUN, id), call('HGET', SPEC, id)
-      if entry and blob and sub(entry, 1, 9) == char(ACTIVE) .. sub(known, from + 16, from + 23) then
+      if entry and blob and is_entry(entry) and sub(entry, 1, 9) == char(ACTIVE) .. sub(known, from + 16, from + 23) then
         local k = #reply
         reply[k + 1], reply[k + 2], reply[k + 3] = id, blob, sub(entry, 1, 74)
         if has(byte(entry, 37), N.CHECKPOINT) then

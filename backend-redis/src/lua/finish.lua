@@ -23,13 +23,13 @@ local function prune_by_count(state, count_added)
     for i = 1, #ids do
       local e = entries[i]
       -- Neither a key nor notes nor a waiter: the two entries are all there is.
-      if e and byte(e, 34) % 2 == 0 and byte(e, 36) < FLAG_WAITED_ON and byte(e, 37) == 0 then
+      if e and is_entry(e) and byte(e, 34) % 2 == 0 and byte(e, 36) < FLAG_WAITED_ON and byte(e, 37) == 0 then
         plain[#plain + 1] = ids[i]
         plain_members[#plain_members + 1] = members[i]
-      elseif e and has(byte(e, 36), FLAG_WAITED_ON) and now - number(sub(e, 59, 66)) < WAITED_ON_KEEP then
+      elseif e and is_entry(e) and has(byte(e, 36), FLAG_WAITED_ON) and now - number(sub(e, 59, 66)) < WAITED_ON_KEEP then
         passed = passed + 1
       else
-        local j = load(ids[i])
+        local j = load(ids[i], members[i])
         if j then
           remove(j)
         else
