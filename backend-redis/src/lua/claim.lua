@@ -212,7 +212,12 @@ local function claim_from(line, ask, out)
   if claimed > 0 then
     note_term(number(ask.term))
     many('HSET', RUN, runs, 2)
-    many('ZADD', ACTIVE_SET, active, 2)
+    -- Last first: Redis keeps a small sorted set as a list, and finds the place of each at once if it is the front.
+    local backwards, n = {}, claimed * 2
+    for k = 1, n, 2 do
+      backwards[k], backwards[k + 1] = active[n - k], active[n - k + 1]
+    end
+    many('ZADD', ACTIVE_SET, backwards, 2)
   end
 end
 

@@ -69,7 +69,7 @@ else
     if entry == nil then
       entry = entries[i]
     end
-    settled[i], later[id] = settle(ARGV[4 + i], entry)
+    settled[i], later[id] = settle(ARGV[4 + i], id, entry)
     while follow_ups > 0 and next_follow_up < at and tonumber(ARGV[next_follow_up]) == i do
       if byte(settled[i], 1) == 0 then
         flush_done()

@@ -37,7 +37,11 @@ local function prune_by_count(state, count_added)
         end
       end
     end
-    many('ZREM', set, plain_members, 1)
+    if #plain == #ids then
+      call('ZREMRANGEBYRANK', set, at, at + #ids - 1)
+    else
+      many('ZREM', set, plain_members, 1)
+    end
     many('HDEL', SPEC, plain, 1)
     many('HDEL', RUN, plain, 1)
     quota = quota - (#ids - passed)

@@ -121,9 +121,10 @@ local function done_rule()
   end
 end
 
--- Settles one run. `entry` is the job's entry in `run`, or false. Answers the answer, and the entry afterwards.
-local function settle(settlement, entry)
-  local id, epoch = sub(settlement, 1, 16), sub(settlement, 17, 24)
+-- Settles one run of the job `id`. `entry` is the job's entry in `run`, or false. Answers the answer, and the entry
+-- afterwards.
+local function settle(settlement, id, entry)
+  local epoch = sub(settlement, 17, 24)
   if not entry then
     flush_done()
     if call('HEXISTS', SPEC, id) == 0 then
