@@ -53,3 +53,15 @@ fn every_promise_names_a_test_that_shows_it() {
         assert!(!named(row).is_empty(), "no test shows this: {row}");
     }
 }
+
+#[test]
+fn every_promise_on_redis_names_a_test_that_shows_it() {
+    let page = reliability();
+    let table = page.split("## On Redis").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("the table");
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 10, "only {} rows", rows.len());
+    for row in rows {
+        assert_eq!(row.matches(" | ").count(), 2, "three columns: {row}");
+        assert!(!named(row).is_empty(), "no test shows this: {row}");
+    }
+}
