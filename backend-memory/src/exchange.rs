@@ -98,7 +98,8 @@ fn still_current(mut answer: ExchangeAnswer, queue: &QueueState) -> ExchangeAnsw
     if let Some(claimed) = &mut answer.claimed {
         claimed.claims.retain_mut(|claim| {
             let record = queue.roster.key(claim.lease.id).map(|key| queue.roster.get(key));
-            let is_current = |record: &&JobRecord| record.state == JobState::Active && record.epoch == claim.lease.epoch;
+            let is_current =
+                |record: &&JobRecord| record.state == JobState::Active && record.epoch == claim.lease.epoch;
             let Some(record) = record.filter(is_current) else { return false };
             claim.checkpoint = record.notes.checkpoint.clone();
             true

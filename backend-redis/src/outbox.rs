@@ -147,7 +147,7 @@ impl HeldUp {
         }
         let mut destinations = before.destinations;
         // What nobody has anything for any more is no longer waited for.
-        destinations.retain(|queue| !relay.reached.contains(queue) && !(relay.saw_all && !waits.contains(queue)));
+        destinations.retain(|queue| !relay.reached.contains(queue) && (!relay.saw_all || waits.contains(queue)));
         destinations.extend(relay.failed.keys().cloned());
         let has_unreadable = unread || (before.has_unreadable && !relay.saw_all);
         let pass = match by {

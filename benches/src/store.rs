@@ -22,8 +22,7 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    pub(crate) const ALL: [Backend; 4] =
-        [Backend::Memory, Backend::SqliteNormal, Backend::SqliteFull, Backend::Redis];
+    pub(crate) const ALL: [Backend; 4] = [Backend::Memory, Backend::SqliteNormal, Backend::SqliteFull, Backend::Redis];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -51,7 +50,7 @@ impl Backend {
 pub(crate) enum Home {
     Memory,
     File(#[allow(dead_code, reason = "held to be dropped")] TempDir),
-    Server(Server),
+    Server(Box<Server>),
 }
 
 pub(crate) struct Store {
@@ -82,5 +81,5 @@ async fn sqlite(durability: Durability) -> Result<Store, BenchError> {
 async fn redis() -> Result<Store, BenchError> {
     let server = Server::start(ServerOptions::new());
     let storage = RedisStorage::open(RedisOptions::from_url(&server.url())?).await?;
-    Ok(Store { client: Client::new(Arc::new(storage)), url: Some(server.url()), home: Home::Server(server) })
+    Ok(Store { client: Client::new(Arc::new(storage)), url: Some(server.url()), home: Home::Server(Box::new(server)) })
 }

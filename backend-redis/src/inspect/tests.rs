@@ -12,8 +12,8 @@ use ferroq_core::storage::{
 use ferroq_tests::redis::server;
 
 use super::*;
-use crate::keys;
 use crate::RedisOptions;
+use crate::keys;
 
 /// A store in a namespace of its own.
 pub(crate) async fn store() -> RedisStorage {

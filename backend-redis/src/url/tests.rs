@@ -65,10 +65,9 @@ fn a_tls_url_names_certificates() {
 
 #[test]
 fn a_url_says_which_feature_it_needs() {
-    for (url, feature, built_in) in [
-        ("rediss://h", "redis-tls", cfg!(feature = "tls")),
-        ("rediss+cluster://h", "redis-tls", cfg!(feature = "tls")),
-    ] {
+    for (url, feature, built_in) in
+        [("rediss://h", "redis-tls", cfg!(feature = "tls")), ("rediss+cluster://h", "redis-tls", cfg!(feature = "tls"))]
+    {
         match RedisOptions::from_url(url) {
             Ok(_) => assert!(built_in, "{url}"),
             Err(error) => {
