@@ -1,7 +1,7 @@
 //! Stored jobs with damaged bytes: every bit flipped, cut off at every length, overwritten at random, in what never changes
-//! of a job and in what does, in every state that a job can be in. The job is Failed as quarantined or is served for what
-//! it says now; its neighbours are served, nobody's call fails for it, it can be looked at and removed, and what is left
-//! agrees with itself.
+//! of a job, and in what does of one that waits. The job is Failed as quarantined or is served for what it says now; its
+//! neighbours are served, nobody's call fails for it, it can be looked at and removed, and what is left agrees with
+//! itself.
 
 use std::collections::HashSet;
 use std::sync::Arc;
