@@ -358,23 +358,37 @@ async fn check_all(test: &str, scenario: Scenario, part: Part) {
     Site::open(server, &namespace).await.check().await;
 }
 
-macro_rules! damaged {
-    ($($test:ident: $scenario:ident, $part:ident;)*) => {
-        $(
-            #[tokio::test]
-            async fn $test() {
-                check_all(stringify!($test), Scenario::$scenario, Part::$part).await;
-            }
-        )*
-    };
+#[tokio::test]
+async fn a_job_whose_spec_is_damaged_in_line_harms_nobody() {
+    check_all("a_job_whose_spec_is_damaged_in_line_harms_nobody", Scenario::Fresh, Part::Spec).await;
 }
 
-damaged! {
-    a_job_whose_spec_is_damaged_in_line_harms_nobody: Fresh, Spec;
-    a_spec_damaged_between_two_runs_harms_nobody: Again, Spec;
-    an_entry_damaged_while_it_waits_for_its_time_harms_nobody: Delayed, Run;
-    an_entry_damaged_on_a_shelf_harms_nobody: Shelved, Run;
-    an_entry_damaged_in_the_solo_line_harms_nobody: Solo, Run;
-    a_spec_damaged_while_it_runs_harms_nobody: Active, Spec;
-    a_spec_damaged_after_its_end_harms_nobody: Completed, Spec;
+#[tokio::test]
+async fn a_spec_damaged_between_two_runs_harms_nobody() {
+    check_all("a_spec_damaged_between_two_runs_harms_nobody", Scenario::Again, Part::Spec).await;
+}
+
+#[tokio::test]
+async fn an_entry_damaged_while_it_waits_for_its_time_harms_nobody() {
+    check_all("an_entry_damaged_while_it_waits_for_its_time_harms_nobody", Scenario::Delayed, Part::Run).await;
+}
+
+#[tokio::test]
+async fn an_entry_damaged_on_a_shelf_harms_nobody() {
+    check_all("an_entry_damaged_on_a_shelf_harms_nobody", Scenario::Shelved, Part::Run).await;
+}
+
+#[tokio::test]
+async fn an_entry_damaged_in_the_solo_line_harms_nobody() {
+    check_all("an_entry_damaged_in_the_solo_line_harms_nobody", Scenario::Solo, Part::Run).await;
+}
+
+#[tokio::test]
+async fn a_spec_damaged_while_it_runs_harms_nobody() {
+    check_all("a_spec_damaged_while_it_runs_harms_nobody", Scenario::Active, Part::Spec).await;
+}
+
+#[tokio::test]
+async fn a_spec_damaged_after_its_end_harms_nobody() {
+    check_all("a_spec_damaged_after_its_end_harms_nobody", Scenario::Completed, Part::Spec).await;
 }
