@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::run::{ErasedHandler, Shared, Typed};
@@ -172,7 +173,7 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         let grace = self.figures.grace;
         let (turn, phases) = self.build().await?;
         let signals = tokio::spawn(shutdown::on_signals(phases, grace));
-        let report = turn.run().await;
+        let report = as_task(turn.run()).await;
         signals.abort();
         Ok(report)
     }
@@ -185,7 +186,7 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
     pub async fn run_until(self, end: impl Future<Output = ()> + Send) -> Result<WorkerReport, WorkerError> {
         let grace = self.figures.grace;
         let (turn, phases) = self.build().await?;
-        let work = turn.run();
+        let work = as_task(turn.run());
         tokio::pin!(work, end);
         tokio::select! {
             report = &mut work => return Ok(report),
@@ -202,7 +203,7 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
     /// As [`run_until_signal`](Self::run_until_signal).
     pub async fn run_until_idle(self) -> Result<WorkerReport, WorkerError> {
         let (turn, _phases) = self.build().await?;
-        Ok(turn.until_idle().run().await)
+        Ok(as_task(turn.until_idle().run()).await)
     }
 
     /// Works as a task of the current runtime until it is told to stop.
@@ -247,6 +248,20 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         let phases = Phases::default();
         let turn = Turn::start(self.client, shared, ends, queues, id, self.figures, phases.clone()).await?;
         Ok((turn, phases))
+    }
+}
+
+/// Runs the loop as a task, which ends when this future is dropped. The caller's future is often the one that the runtime
+/// blocks on, outside its own threads: there each hand-over to and from the connection and the handlers would wake
+/// another thread, which at concurrency 1 takes longer than the work itself.
+async fn as_task(work: impl Future<Output = WorkerReport> + Send + 'static) -> WorkerReport {
+    let mut task = JoinSet::new();
+    task.spawn(work);
+    match task.join_next().await {
+        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is being torn down around it.
+        Some(Err(_)) | None => WorkerReport::default(),
+        Some(Ok(report)) => report,
     }
 }
 
