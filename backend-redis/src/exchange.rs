@@ -63,7 +63,7 @@ impl RedisStorage {
             }
         };
         let value = self.run(&EXCHANGE, &keys, &keys.answers(call.map(|call| call.session)), args).await?;
-        let answered = Answered::read(value).map_err(|Unreadable| strange("the exchange script's answer"))?;
+        let mut answered = Answered::read(value).map_err(|Unreadable| strange("the exchange script's answer"))?;
         let claimed = match &claim {
             None => None,
             Some(asked) => {
@@ -82,7 +82,7 @@ impl RedisStorage {
         let has_own = settled.iter().any(|(_, sent)| !sent.is_empty());
         if has_own || (answered.outbox && !self.held_up.has(&queue)) {
             self.step("settled");
-            self.relay_own(&keys, &settlements, &mut settled).await;
+            self.relay_own(&keys, &settlements, follow_ups, &mut settled).await;
         }
         Ok(ExchangeAnswer { settled: settled.into_iter().map(|(answer, _)| answer).collect(), claimed })
     }
@@ -99,15 +99,21 @@ impl RedisStorage {
 
     /// Sends what is in the outbox on its way, and fills in what became of this call's own follow-ups. What can't be
     /// delivered now stays in the outbox, and is answered as deferred.
-    async fn relay_own(&self, keys: &QueueKeys, settlements: &[Settlement], settled: &mut [(SettleAnswer, Vec<Sent>)]) {
+    async fn relay_own(
+        &self,
+        keys: &QueueKeys,
+        settlements: &[Settlement],
+        follow_ups: Vec<FollowUpArg>,
+        settled: &mut [(SettleAnswer, Vec<Sent>)],
+    ) {
         let mut parcels = Vec::new();
+        let mut written = follow_ups.into_iter();
         for ((_, sent), settlement) in settled.iter().zip(settlements) {
-            for sent in sent {
-                let spec = &settlement.follow_ups[sent.place];
-                let mut tail = Vec::new();
-                spec::write(spec, &mut tail);
-                let (destination, id) = (spec.queue.clone(), *spec.id.as_bytes());
-                parcels.push(Parcel { number: sent.number, destination, id, tail });
+            let own = written.by_ref().take(settlement.follow_ups.len());
+            for (place, ((_, _, id, tail), spec)) in own.zip(&settlement.follow_ups).enumerate() {
+                if let Some(sent) = sent.iter().find(|sent| sent.place == place) {
+                    parcels.push(Parcel { number: sent.number, destination: spec.queue.clone(), id, tail });
+                }
             }
         }
         let delivered = self.relay(keys, &parcels, Relayer::Call).await.delivered;
@@ -160,8 +166,9 @@ impl Answered {
         settlements.iter().map(one).collect()
     }
 
-    /// The claim's answer, and the leases of jobs that can't be read.
-    fn claimed(&self, queue: &QueueName) -> Result<(ClaimAnswer, Vec<Lease>), StorageError> {
+    /// The claim's answer, and the leases of jobs that can't be read. It takes the claims: their payloads are not copied.
+    fn claimed(&mut self, queue: &QueueName) -> Result<(ClaimAnswer, Vec<Lease>), StorageError> {
+        let claims = std::mem::take(&mut self.claims);
         let read = || -> Result<(ClaimAnswer, Vec<Lease>), Unreadable> {
             let mut from = Reader(&self.rest);
             let (solo, more, solo_waiting, wait) = (from.u8()? == 1, from.u8()? == 1, from.u8()? == 1, from.i64()?);
@@ -171,8 +178,8 @@ impl Answered {
             });
             let mut answer = ClaimAnswer { claims: Vec::new(), more, look_again, solo_waiting };
             let (mut unreadable, mut kinds) = (Vec::new(), Kinds::default());
-            answer.claims.reserve(self.claims.len() / 3);
-            let mut values = self.claims.iter().cloned();
+            answer.claims.reserve(claims.len() / 3);
+            let mut values = claims.into_iter();
             while let (Some(id), Some(stored), Some(extra)) = (values.next(), values.next(), values.next()) {
                 let (id, stored, extra) = (id_of(&bytes_of(id)?)?, bytes_of(stored)?, bytes_of(extra)?);
                 match claimed(queue, id, &stored, &extra, self.now, solo, &mut kinds) {

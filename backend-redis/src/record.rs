@@ -354,8 +354,7 @@ pub(crate) fn write(record: &JobRecord) -> JobParts {
     spec::write(&record.spec, &mut stored);
     let traits = stored[spec::HEAD + 1];
 
-    let [errors, progress, checkpoint, result, log] = note_bytes(&record.notes);
-    let notes = [errors, progress, checkpoint, result, log];
+    let notes = note_bytes(&record.notes);
     let mask = notes.iter().enumerate().fold(0, |mask, (bit, bytes)| mask | (u8::from(!bytes.is_empty()) << bit));
     let ended = record.state.is_terminal();
     let till = if ended { record.finished_at } else { record.lease_until };

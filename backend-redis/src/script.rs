@@ -27,9 +27,13 @@ impl fmt::Debug for Script {
 }
 
 impl Script {
+    /// A script of these parts. The first two are declared outside, the others within a function of their own: Lua looks for
+    /// each name that a function takes from the one around it by walking through all that were taken from there already, and
+    /// with everything on one level that alone would take half of a short call's time.
     fn new(name: &'static str, flags: &str, parts: &[&str]) -> Self {
         let shebang = if flags.is_empty() { "#!lua\n".to_owned() } else { format!("#!lua flags={flags}\n") };
-        let body = shebang + &parts.concat();
+        let (outer, inner) = parts.split_at(parts.len().saturating_sub(1).min(2));
+        let body = shebang + &outer.concat() + "return (function()\n" + &inner.concat() + "end)()\n";
         let hash = redis::Script::new(&body).get_hash().to_owned();
         Script { name, body, hash }
     }
@@ -48,10 +52,7 @@ impl Script {
             }
             answer => answer,
         };
-        match answer {
-            Err(error) if error.is_foreign_key() => Err(name_foreign_key(error, link, queue, answers).await),
-            answer => answer,
-        }
+        named(answer, link, queue, answers).await
     }
 
     /// The same, and then waits until what it wrote has got as far as asked.
@@ -71,10 +72,7 @@ impl Script {
             }
             answer => answer,
         };
-        match answer {
-            Err(error) if error.is_foreign_key() => Err(name_foreign_key(error, link, queue, answers).await),
-            answer => answer,
-        }
+        named(answer, link, queue, answers).await
     }
 
     fn command(&self, verb: &str, script: &str, queue: &QueueKeys, answers: &str, args: impl Fn(&mut Cmd)) -> Cmd {
@@ -86,6 +84,14 @@ impl Script {
         cmd.arg(answers);
         args(&mut cmd);
         cmd
+    }
+}
+
+/// An answer whose error, if it is about a foreign key, names the key.
+async fn named<T>(answer: Result<T, CallError>, link: &Link, queue: &QueueKeys, answers: &str) -> Result<T, CallError> {
+    match answer {
+        Err(error) if error.is_foreign_key() => Err(name_foreign_key(error, link, queue, answers).await),
+        answer => answer,
     }
 }
 

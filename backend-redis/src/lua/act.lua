@@ -45,7 +45,7 @@ local function cancel(j)
   end
   leave(j)
   event(E.CANCELLED, j.id)
-  finish_job(j, CANCELLED, 0)
+  job.finish(j, CANCELLED, 0)
   -- Also if it was not kept.
   j.state = CANCELLED
   return DONE
@@ -57,15 +57,15 @@ local function retry(j)
   end
   local parts = job.parts(j)
   if parts.dedup_key then
-    local holder = holder_of(parts.dedup_key)
+    local holder = job.holder_of(parts.dedup_key)
     if holder and holder ~= j.id then
       return HELD, holder
     elseif parts.dedup_mode ~= 1 then
-      take_key(j.id, parts)
+      job.take_key(j.id, parts)
     end
   end
   leave(j)
-  drop_note(j, N.RESULT, 'r')
+  job.drop_note(j, N.RESULT, 'r')
   j.till, j.term, j.failure = NONE8, NONE8, 0
   if job.has(j, FLAG_CANCEL) then
     j.flags = j.flags - FLAG_CANCEL
@@ -99,13 +99,7 @@ local function reschedule(j)
     return REFUSED
   end
   leave(j)
-  local start, at = byte(argument), sub(argument, 2)
-  j.due = now8
-  if start == 1 then
-    j.due = after(now, at)
-  elseif start == 2 and number(at) > now then
-    j.due = at
-  end
+  j.due = job.due_of(byte(argument), sub(argument, 2))
   if number(j.due) > now then
     j.state, j.slot = DELAYED, LANE
   else
@@ -138,8 +132,8 @@ local function remove_job(j)
   if job.has(j, FLAG_WAITED_ON) then
     hint_ended[#hint_ended + 1] = j.id
   end
-  free_key(j, j.state >= COMPLETED and EXIT.REMOVED_ENDED or EXIT.REMOVED_LIVE)
-  erase(j)
+  job.free_key(j, j.state >= COMPLETED and EXIT.REMOVED_ENDED or EXIT.REMOVED_LIVE)
+  job.erase(j)
   event(E.REMOVED, j.id)
   return DONE
 end
@@ -160,13 +154,13 @@ if ARGV[5] == 'i' then
     for i = from, math.min(from + READ_MAX - 1, #ARGV) do
       ids[#ids + 1] = ARGV[i]
     end
-    local blobs, entries = get_many(SPEC, ids), get_many(RUN, ids)
+    local blobs, entries = get_many(K.SPEC, ids), get_many(K.RUN, ids)
     for i = 1, #ids do
       local j
       if met[ids[i]] then
-        j = load(ids[i])
+        j = job.load(ids[i])
       elseif exists and blobs[i] then
-        j = job_of(ids[i], blobs[i], entries[i])
+        j = job.of(ids[i], blobs[i], entries[i])
       end
       met[ids[i]] = true
       if j then

@@ -16,7 +16,7 @@ end
 for at = 2, #ARGV, 4 do
   local lease, progress, checkpoint, lines = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local id = sub(lease, 1, 16)
-  local j = exists and load(id)
+  local j = exists and job.load(id)
   if not j then
     answers[#answers + 1] = '\3'
   elseif j.state ~= ACTIVE or j.epoch ~= sub(lease, 17, 24) then
@@ -30,13 +30,13 @@ for at = 2, #ARGV, 4 do
         stamped[#stamped + 1] = head .. sub(lines, from, till)
         from = till + 1
       end
-      append_notes(j, N.LOG, 'l', concat(stamped), 100, 12)
+      job.append_notes(j, N.LOG, 'l', concat(stamped), 100, 12)
     end
     if checkpoint ~= '' then
-      put_note(j, N.CHECKPOINT, 'c', checkpoint)
+      job.put_note(j, N.CHECKPOINT, 'c', checkpoint)
     end
     if progress ~= '' then
-      put_note(j, N.PROGRESS, 'p', progress)
+      job.put_note(j, N.PROGRESS, 'p', progress)
       event(E.PROGRESS, id)
     end
     if j.mask ~= mask then

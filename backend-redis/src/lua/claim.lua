@@ -4,33 +4,96 @@
 
 local UNREADABLE = 'the stored job can\'t be read'
 
--- Whether a kind's name is one: text without control characters and braces.
-local function is_name(text)
-  if #text > 128 or string.find(text, '[%z\1-\31\127{}]') then
-    return false
-  end
-  local at = 1
-  while at <= #text do
-    local first, second = byte(text, at, at + 1)
-    local more = first < 128 and 0 or first >= 194 and first < 224 and 1 or first >= 224 and first < 240 and 2
-      or first >= 240 and first < 245 and 3
-    if not more or at + more > #text then
+parts_to_open[#parts_to_open + 1] = function()
+  -- Whether a kind's name is one: text without control characters and braces.
+  local function is_name(text)
+    if #text > 128 or string.find(text, '[%z\1-\31\127{}]') then
       return false
     end
-    for i = 1, more do
-      local b = byte(text, at + i)
-      if b < 128 or b > 191 then
+    local at = 1
+    while at <= #text do
+      local first, second = byte(text, at, at + 1)
+      local more = first < 128 and 0 or first >= 194 and first < 224 and 1 or first >= 224 and first < 240 and 2
+        or first >= 240 and first < 245 and 3
+      if not more or at + more > #text then
         return false
       end
+      for i = 1, more do
+        local b = byte(text, at + i)
+        if b < 128 or b > 191 then
+          return false
+        end
+      end
+      -- A control character, a longer form of a shorter one, half of a pair, more than there is.
+      if first == 194 and second < 160 or first == 224 and second < 160 or first == 237 and second > 159
+        or first == 240 and second < 144 or first == 244 and second > 143 then
+        return false
+      end
+      at = at + 1 + more
     end
-    -- A control character, a longer form of a shorter one, half of a pair, more than there is.
-    if first == 194 and second < 160 or first == 224 and second < 160 or first == 237 and second > 159
-      or first == 240 and second < 144 or first == 244 and second > 143 then
-      return false
-    end
-    at = at + 1 + more
+    return true
   end
-  return true
+
+  -- Fails a job that stands in no line any more.
+  function job.fail(j, failure, kind, message)
+    job.push_error(j, kind, message)
+    event(E.FAILED, j.id)
+    job.finish(j, FAILED, failure)
+  end
+
+  -- Brings up to `max` due jobs forward, by (due time, seq); how many there were.
+  function job.promote_due(max)
+    local members = call('ZRANGEBYSCORE', K.DELAYED_SET, '-inf', string.format('%.0f', now), 'LIMIT', 0, max)
+    for i = 1, #members do
+      local id = sub(members[i], 8)
+      local j = job.load(id, members[i])
+      call('ZREM', K.DELAYED_SET, members[i])
+      if j and j.unreadable then
+        job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
+      elseif j then
+        job.wait(j)
+        job.stand(j)
+        event(E.PROMOTED, id)
+        hint_work = true
+      end
+    end
+    return #members
+  end
+
+  -- Puts jobs of the kinds asked for back in line, `max` at most.
+  function job.clear_shelves(kinds, max)
+    for i = 1, #kinds do
+      local shelf = call('HGET', K.KINDS, kinds[i])
+      if shelf and max > 0 then
+        local from = shelf * 256
+        local members = call('ZRANGEBYSCORE', K.SHELVES, from, from + 255, 'LIMIT', 0, max)
+        for k = 1, #members do
+          local j = job.load(sub(members[k], 8), members[k])
+          call('ZREM', K.SHELVES, members[k])
+          if j and j.unreadable then
+            job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
+          elseif j then
+            job.wait(j)
+            job.stand(j)
+          end
+        end
+        max = max - #members
+      end
+    end
+  end
+
+  -- Puts a job of a kind that nobody asked for on its kind's shelf.
+  function job.shelve(j, kind)
+    if is_name(kind) then
+      j.slot = SHELF
+      job.stand(j)
+      event(E.SHELVED, j.id)
+    else
+      job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
+    end
+    -- The token that brought this worker is spent, so everybody is told: the one with a handler is among them.
+    hint_control = true
+  end
 end
 
 -- Whether the start of a spec can be read, and the entry agrees with it and with where the job stands.
@@ -43,60 +106,6 @@ local function is_readable(blob, entry, member)
     and (not entry or is_entry(entry) and sub(entry, 10, 16) == seq and byte(entry, 34) == byte(blob, 25))
 end
 
--- Fails a job that stands in no line any more.
-local function fail(j, failure, kind, message)
-  push_error(j, kind, message)
-  event(E.FAILED, j.id)
-  finish_job(j, FAILED, failure)
-end
-
--- Brings up to `max` due jobs forward, by (due time, seq); how many there were.
-local function promote_due(max)
-  if before.delayed == 0 and not moved then
-    return 0
-  end
-  local members = call('ZRANGEBYSCORE', DELAYED_SET, '-inf', string.format('%.0f', now), 'LIMIT', 0, max)
-  for i = 1, #members do
-    local id = sub(members[i], 8)
-    local j = load(id, members[i])
-    call('ZREM', DELAYED_SET, members[i])
-    if j and j.unreadable then
-      fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
-    elseif j then
-      job.wait(j)
-      job.stand(j)
-      event(E.PROMOTED, id)
-      hint_work = true
-    end
-  end
-  return #members
-end
-
--- Puts jobs of the kinds asked for back in line, `max` at most.
-local function clear_shelves(kinds, max)
-  if before.shelved == 0 and not moved then
-    return
-  end
-  for i = 1, #kinds do
-    local shelf = call('HGET', KINDS, kinds[i])
-    if shelf and max > 0 then
-      local from = shelf * 256
-      local members = call('ZRANGEBYSCORE', SHELVES, from, from + 255, 'LIMIT', 0, max)
-      for k = 1, #members do
-        local j = load(sub(members[k], 8), members[k])
-        call('ZREM', SHELVES, members[k])
-        if j and j.unreadable then
-          fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
-        elseif j then
-          job.wait(j)
-          job.stand(j)
-        end
-      end
-      max = max - #members
-    end
-  end
-end
-
 local function payload_len(blob)
   return (unpack_bytes('>I4', blob, 27 + byte(blob, 26)))
 end
@@ -107,7 +116,7 @@ local READ_FIRST = 16
 -- Claims from one line into `out`: id, spec, and what else the worker has to know. `ask` has max_items, max_bytes, term
 -- (as bytes), kinds (as a set), worker.
 local function claim_from(line, ask, out)
-  local is_solo = line == SOLO_LINE
+  local is_solo = line == K.SOLO_LINE
   local members = call('ZRANGE', line, 0, ask.max_items - 1)
   if #members == 0 then
     return
@@ -126,7 +135,7 @@ local function claim_from(line, ask, out)
     for i = read + 1, till_place do
       some[i - read] = sub(members[i], 8)
     end
-    local some_blobs, some_entries = get_many(SPEC, some), get_many(RUN, some)
+    local some_blobs, some_entries = get_many(K.SPEC, some), get_many(K.RUN, some)
     for i = 1, #some do
       ids[read + i], blobs[read + i], entries[read + i] = some[i], some_blobs[i], some_entries[i]
       read_bytes = read_bytes + (some_blobs[i] and #some_blobs[i] or 0)
@@ -152,23 +161,14 @@ local function claim_from(line, ask, out)
     local expires = readable and (entry and sub(entry, 25, 32) or sub(blob, 16, 23)) or NONE8
     if not readable then
       if blob then
-        fail(job_of(id, blob, entry, members[i]), F.QUARANTINED, X.QUARANTINE, UNREADABLE)
+        job.fail(job.of(id, blob, entry, members[i]), F.QUARANTINED, X.QUARANTINE, UNREADABLE)
       elseif entry then
-        call('HDEL', RUN, id)
+        call('HDEL', K.RUN, id)
       end
     elseif expires ~= NONE8 and now > number(expires) then
-      fail(job_of(id, blob, entry), F.EXPIRED, X.EXPIRED, 'older than expires_in when its turn came')
+      job.fail(job.of(id, blob, entry), F.EXPIRED, X.EXPIRED, 'older than expires_in when its turn came')
     elseif not kinds[sub(blob, 27, 26 + byte(blob, 26))] then
-      local j = job_of(id, blob, entry)
-      if is_name(sub(blob, 27, 26 + byte(blob, 26))) then
-        j.slot = SHELF
-        job.stand(j)
-        event(E.SHELVED, id)
-      else
-        fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
-      end
-      -- The token that brought this worker is spent, so everybody is told: the one with a handler is among them.
-      hint_control = true
+      job.shelve(job.of(id, blob, entry), sub(blob, 27, 26 + byte(blob, 26)))
     else
       if bytes or read_bytes > ask.max_bytes then
         if not bytes then
@@ -192,7 +192,7 @@ local function claim_from(line, ask, out)
           .. pack('>I4', run) .. now8 .. till .. ask.term
         entry = extra .. ask.worker
         if has(byte(entry, 37), N.CHECKPOINT) then
-          extra = extra .. (call('HGET', NOTES, id .. 'c') or '')
+          extra = extra .. (call('HGET', K.NOTES, id .. 'c') or '')
         end
       end
       event(E.STARTED, id)
@@ -211,13 +211,13 @@ local function claim_from(line, ask, out)
   call('ZREMRANGEBYRANK', line, 0, looked_at - 1)
   if claimed > 0 then
     note_term(number(ask.term))
-    many('HSET', RUN, runs, 2)
+    many('HSET', K.RUN, runs, 2)
     -- Last first: Redis keeps a small sorted set as a list, and finds the place of each at once if it is the front.
     local backwards, n = {}, claimed * 2
     for k = 1, n, 2 do
       backwards[k], backwards[k + 1] = active[n - k], active[n - k + 1]
     end
-    many('ZADD', ACTIVE_SET, backwards, 2)
+    many('ZADD', K.ACTIVE_SET, backwards, 2)
   end
 end
 
@@ -229,18 +229,22 @@ local function claim(ask, out)
   if meta.paused then
     return '\0\0\0' .. LOOK_NONE
   end
-  clear_shelves(ask.kind_list, ask.max_items)
-  promote_due(PROMOTE_ITEMS_MAX)
+  if before.shelved > 0 or moved then
+    job.clear_shelves(ask.kind_list, ask.max_items)
+  end
+  if before.delayed > 0 or moved then
+    job.promote_due(PROMOTE_ITEMS_MAX)
+  end
   if ask.alone then
-    claim_from(SOLO_LINE, ask, out)
+    claim_from(K.SOLO_LINE, ask, out)
   end
   local is_solo = #out > 3
   if not is_solo then
-    claim_from(LINE, ask, out)
+    claim_from(K.LINE, ask, out)
   end
-  local look, more = LOOK_NONE, call('ZCARD', LINE) > 0
+  local look, more = LOOK_NONE, call('ZCARD', K.LINE) > 0
   if before.delayed > 0 or moved then
-    local at = tonumber(call('ZRANGE', DELAYED_SET, 0, 0, 'WITHSCORES')[2])
+    local at = tonumber(call('ZRANGE', K.DELAYED_SET, 0, 0, 'WITHSCORES')[2])
     if at then
       look = at >= EXACT_MAX and MAX8 or pack('>i8', math.max(at - now, 0))
       more = more or at <= now
@@ -248,8 +252,8 @@ local function claim(ask, out)
   end
   if not more and (before.shelved > 0 or moved) then
     for i = 1, #ask.kind_list do
-      local shelf = call('HGET', KINDS, ask.kind_list[i])
-      more = more or (shelf and call('ZCOUNT', SHELVES, shelf * 256, shelf * 256 + 255) > 0)
+      local shelf = call('HGET', K.KINDS, ask.kind_list[i])
+      more = more or (shelf and call('ZCOUNT', K.SHELVES, shelf * 256, shelf * 256 + 255) > 0)
     end
   end
   if more then
@@ -257,7 +261,7 @@ local function claim(ask, out)
   end
   local solo_waiting = before.solo > 0
   if moved or ask.alone then
-    solo_waiting = call('ZCARD', SOLO_LINE) > 0
+    solo_waiting = call('ZCARD', K.SOLO_LINE) > 0
   end
   return (is_solo and '\1' or '\0') .. (more and '\1' or '\0') .. (solo_waiting and '\1' or '\0') .. look
 end

@@ -17,7 +17,7 @@ end
 if ARGV[3] then
   store_config(2)
 else
-  call('HSET', META, 'paused', ARGV[2])
+  call('HSET', K.META, 'paused', ARGV[2])
 end
 created = not exists
 hint_control = true

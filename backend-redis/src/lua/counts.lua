@@ -13,11 +13,11 @@ local reply = { meta.paused and 1 or 0 }
 for n = 1, #WALK do
   reply[n + 1] = call('ZCARD', WALK[n])
 end
-if call('ZCARD', SHELVES) > 0 then
-  local kinds = call('HGETALL', KINDS)
+if call('ZCARD', K.SHELVES) > 0 then
+  local kinds = call('HGETALL', K.KINDS)
   for i = 1, #kinds, 2 do
     local from = kinds[i + 1] * 256
-    local jobs = call('ZCOUNT', SHELVES, from, from + 255)
+    local jobs = call('ZCOUNT', K.SHELVES, from, from + 255)
     if jobs > 0 then
       reply[#reply + 1] = kinds[i]
       reply[#reply + 1] = jobs

@@ -12,19 +12,19 @@ if refused then
   return refused
 end
 local from = 'i:' .. ARGV[2]
-local last = call('HGET', LEDGER, from) or '0'
+local last = call('HGET', K.LEDGER, from) or '0'
 local last_number = tonumber(last)
 local replies, kept, inserted, newest = { '' }, {}, 0, last_number
 for at = 4, #ARGV, 3 do
   local sent = unpack_bytes('>I8', ARGV[at])
   if sent <= last_number or ARGV[3] == '0' then
-    local known = call('ZRANGEBYSCORE', ANSWERS, sent, sent, 'LIMIT', 0, 1)
+    local known = call('ZRANGEBYSCORE', K.ANSWERS, sent, sent, 'LIMIT', 0, 1)
     replies[#replies + 1] = known[1] and sub(known[1], 9) or ''
   else
     if newest == last_number then
       go_on()
     end
-    local answer = put(ARGV[at + 1], ARGV[at + 2], call('HEXISTS', SPEC, ARGV[at + 1]) == 1)
+    local answer = put(ARGV[at + 1], ARGV[at + 2], call('HEXISTS', K.SPEC, ARGV[at + 1]) == 1)
     flush_puts()
     if answer == '\0' then
       inserted = inserted + 1
@@ -39,8 +39,8 @@ if newest > last_number then
   hint_work = inserted > 0
   created = not exists
   finish()
-  call('HSET', LEDGER, from, string.format('%.0f', newest))
-  call('PERSIST', LEDGER)
+  call('HSET', K.LEDGER, from, string.format('%.0f', newest))
+  call('PERSIST', K.LEDGER)
   -- Numbers are instants of the sender's, so these are the answers of the last ten minutes.
   keep_answers(kept, string.format('%.0f', math.max(newest - SESSION_IDLE_MS * 1000, 0)))
 end

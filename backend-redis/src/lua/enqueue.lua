@@ -32,7 +32,7 @@ for i = 1, calls do
   at = at + 2 + jobs * 2
 end
 -- HSTRLEN per job would be as many calls; HMGET answers all at once, and for new ids it answers nothing.
-local there, looked = get_many(SPEC, ids), 0
+local there, looked = get_many(K.SPEC, ids), 0
 if #ids > 0 then
   go_on()
 end

@@ -36,12 +36,12 @@ if known then
     -- Of the claims, those whose lease is still current.
     for from = 17 + settled_len, #known, 24 do
       local id = sub(known, from, from + 15)
-      local entry, blob = call('HGET', RUN, id), call('HGET', SPEC, id)
+      local entry, blob = call('HGET', K.RUN, id), call('HGET', K.SPEC, id)
       if entry and blob and is_entry(entry) and sub(entry, 1, 9) == char(ACTIVE) .. sub(known, from + 16, from + 23) then
         local k = #reply
         reply[k + 1], reply[k + 2], reply[k + 3] = id, blob, sub(entry, 1, 74)
         if has(byte(entry, 37), N.CHECKPOINT) then
-          reply[k + 3] = reply[k + 3] .. (call('HGET', NOTES, id .. 'c') or '')
+          reply[k + 3] = reply[k + 3] .. (call('HGET', K.NOTES, id .. 'c') or '')
         end
       end
     end
@@ -61,7 +61,7 @@ else
   for i = 1, n do
     ids[i] = sub(ARGV[4 + i], 1, 16)
   end
-  local entries, later = get_many(RUN, ids), {}
+  local entries, later = get_many(K.RUN, ids), {}
   local next_follow_up = 6 + n
   for i = 1, n do
     local id = ids[i]
@@ -75,7 +75,7 @@ else
         flush_done()
         settled[i] = settled[i]
           .. follow_up(ARGV[next_follow_up + 1], ARGV[next_follow_up + 2], ARGV[next_follow_up + 3])
-        later[ARGV[next_follow_up + 2]] = call('HGET', RUN, ARGV[next_follow_up + 2])
+        later[ARGV[next_follow_up + 2]] = call('HGET', K.RUN, ARGV[next_follow_up + 2])
       end
       next_follow_up = next_follow_up + 4
     end

@@ -8,8 +8,8 @@ local refused = look(ARGV[1])
 if refused then
   return refused
 end
-local reply, j = {}, load(ARGV[2])
+local reply, j = {}, job.load(ARGV[2])
 if j then
-  add_record(reply, j, call('HGET', RUN, ARGV[2]))
+  add_record(reply, j, call('HGET', K.RUN, ARGV[2]))
 end
 return reply

@@ -18,7 +18,7 @@ local function prune_by_count(state, count_added)
     for i = 1, #members do
       ids[i] = sub(members[i], 8)
     end
-    local entries = get_many(RUN, ids)
+    local entries = get_many(K.RUN, ids)
     local plain, plain_members, passed = {}, {}, 0
     for i = 1, #ids do
       local e = entries[i]
@@ -29,9 +29,9 @@ local function prune_by_count(state, count_added)
       elseif e and is_entry(e) and has(byte(e, 36), FLAG_WAITED_ON) and now - number(sub(e, 59, 66)) < WAITED_ON_KEEP then
         passed = passed + 1
       else
-        local j = load(ids[i], members[i])
+        local j = job.load(ids[i], members[i])
         if j then
-          remove(j)
+          job.remove(j)
         else
           call('ZREM', set, members[i])
         end
@@ -42,8 +42,8 @@ local function prune_by_count(state, count_added)
     else
       many('ZREM', set, plain_members, 1)
     end
-    many('HDEL', SPEC, plain, 1)
-    many('HDEL', RUN, plain, 1)
+    many('HDEL', K.SPEC, plain, 1)
+    many('HDEL', K.RUN, plain, 1)
     quota = quota - (#ids - passed)
     at = at + passed
   end
@@ -53,7 +53,7 @@ end
 -- and leaves work behind leaves the next token, so that as many come as there is work for.
 local function wake()
   if before.tokens == 0 then
-    call('LPUSH', WAKE, '1')
+    call('LPUSH', K.WAKE, '1')
   end
 end
 
@@ -63,27 +63,27 @@ local function finish()
       prune_by_count(state, added[state])
     end
   end
-  if attends and (before.active > 0 or call('ZCARD', ACTIVE_SET) > 0) then
+  if attends and (before.active > 0 or call('ZCARD', K.ACTIVE_SET) > 0) then
     meta.attended = now
   end
   event_flush()
   if #ev_parts > 0 then
-    call('XADD', EVENTS, 'MAXLEN', '~', meta.events_kept, '0-*', 'e', now8 .. concat(ev_parts))
+    call('XADD', K.EVENTS, 'MAXLEN', '~', meta.events_kept, '0-*', 'e', now8 .. concat(ev_parts))
   end
-  call('HSET', META, 'layout', LAYOUT, 'last', string.format('%.0f', now), 'attended', string.format('%.0f', meta.attended),
+  call('HSET', K.META, 'layout', LAYOUT, 'last', string.format('%.0f', now), 'attended', string.format('%.0f', meta.attended),
     'term_min', string.format('%.0f', meta.term_min), 'seq', string.format('%.0f', meta.seq))
   if created then
     -- What an obliteration left behind for a while is the new queue's to keep.
-    call('PERSIST', LEDGER)
+    call('PERSIST', K.LEDGER)
   end
   if hint_work then
     wake()
   end
   if hint_control then
-    call('PUBLISH', META, 'c')
+    call('PUBLISH', K.META, 'c')
   end
   if #hint_ended > 0 then
-    call('PUBLISH', META, 'e' .. concat(hint_ended))
+    call('PUBLISH', K.META, 'e' .. concat(hint_ended))
   end
 end
 
@@ -97,7 +97,7 @@ local function recall(call_number)
   if call_number == '' then
     return nil
   end
-  local kept = call('ZRANGEBYSCORE', ANSWERS, call_number, call_number, 'LIMIT', 0, 1)
+  local kept = call('ZRANGEBYSCORE', K.ANSWERS, call_number, call_number, 'LIMIT', 0, 1)
   return kept[1] and sub(kept[1], 9)
 end
 
@@ -106,12 +106,12 @@ local function keep_answers(list, acknowledged_below)
   if #list == 0 then
     return
   end
-  local acknowledged = call('ZCOUNT', ANSWERS, '-inf', '(' .. acknowledged_below)
+  local acknowledged = call('ZCOUNT', K.ANSWERS, '-inf', '(' .. acknowledged_below)
   if acknowledged > 0 then
-    call('ZREMRANGEBYRANK', ANSWERS, 0, math.min(acknowledged, DROPPED_MAX) - 1)
+    call('ZREMRANGEBYRANK', K.ANSWERS, 0, math.min(acknowledged, DROPPED_MAX) - 1)
   end
-  many('ZADD', ANSWERS, list, 2)
-  call('PEXPIRE', ANSWERS, SESSION_IDLE_MS)
+  many('ZADD', K.ANSWERS, list, 2)
+  call('PEXPIRE', K.ANSWERS, SESSION_IDLE_MS)
 end
 
 local function answer_member(call_number, answer)

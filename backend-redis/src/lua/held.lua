@@ -9,7 +9,7 @@ local refused = look(ARGV[1])
 if refused then
   return refused
 end
-local found = call('HSCAN', DEDUP, ARGV[2], 'COUNT', 1000)
+local found = call('HSCAN', K.DEDUP, ARGV[2], 'COUNT', 1000)
 local reply = found[2]
 table.insert(reply, 1, found[1])
 return reply

@@ -2,123 +2,125 @@
 -- still its holder.
 local EXIT = { ENDED = 1, CANCELLED = 2, REMOVED_LIVE = 3, REMOVED_ENDED = 4 }
 
-local function mode_frees(mode, exit)
-  if mode == 0 then
-    return true
-  elseif mode == 1 then
-    return exit == EXIT.CANCELLED or exit == EXIT.REMOVED_LIVE
+parts_to_open[#parts_to_open + 1] = function()
+  local function mode_frees(mode, exit)
+    if mode == 0 then
+      return true
+    elseif mode == 1 then
+      return exit == EXIT.CANCELLED or exit == EXIT.REMOVED_LIVE
+    end
+    return exit == EXIT.REMOVED_LIVE or exit == EXIT.REMOVED_ENDED
   end
-  return exit == EXIT.REMOVED_LIVE or exit == EXIT.REMOVED_ENDED
-end
 
--- Who holds a key now: the id, or nil.
-local function holder_of(key)
-  local hold = call('HGET', DEDUP, key)
-  if not hold then
-    return nil
+  -- Who holds a key now: the id, or nil.
+  function job.holder_of(key)
+    local hold = call('HGET', K.DEDUP, key)
+    if not hold then
+      return nil
+    end
+    local till = sub(hold, 17, 24)
+    if till ~= NONE8 and now >= number(till) then
+      return nil
+    end
+    return sub(hold, 1, 16)
   end
-  local till = sub(hold, 17, 24)
-  if till ~= NONE8 and now >= number(till) then
-    return nil
-  end
-  return sub(hold, 1, 16)
-end
 
--- So many holds whose time is over are kept, because they hold again if the clock steps back.
-local HOLDS_OVER_MAX = 1024
+  -- So many holds whose time is over are kept, because they hold again if the clock steps back.
+  local HOLDS_OVER_MAX = 1024
 
--- Gives a job its key, and drops two holds whose time has long been over, so that they can't pile up.
-local function take_key(id, parts)
-  local till = NONE8
-  if parts.dedup_mode == 1 then
-    till = after(now, parts.dedup_span)
-    call('ZADD', HOLDS, number(till), parts.dedup_key)
-    if call('ZCOUNT', HOLDS, '-inf', now) > HOLDS_OVER_MAX then
-      local over = call('ZRANGE', HOLDS, 0, 1)
-      for i = 1, #over do
-        local hold = call('HGET', DEDUP, over[i])
-        if hold and sub(hold, 17, 24) ~= NONE8 and number(sub(hold, 17, 24)) <= now then
-          call('HDEL', DEDUP, over[i])
+  -- Gives a job its key, and drops two holds whose time has long been over, so that they can't pile up.
+  function job.take_key(id, parts)
+    local till = NONE8
+    if parts.dedup_mode == 1 then
+      till = after(now, parts.dedup_span)
+      call('ZADD', K.HOLDS, number(till), parts.dedup_key)
+      if call('ZCOUNT', K.HOLDS, '-inf', now) > HOLDS_OVER_MAX then
+        local over = call('ZRANGE', K.HOLDS, 0, 1)
+        for i = 1, #over do
+          local hold = call('HGET', K.DEDUP, over[i])
+          if hold and sub(hold, 17, 24) ~= NONE8 and number(sub(hold, 17, 24)) <= now then
+            call('HDEL', K.DEDUP, over[i])
+          end
+          call('ZREM', K.HOLDS, over[i])
         end
-        call('ZREM', HOLDS, over[i])
       end
     end
+    call('HSET', K.DEDUP, parts.dedup_key, id .. till)
   end
-  call('HSET', DEDUP, parts.dedup_key, id .. till)
-end
 
-local function free_key(j, exit)
-  if not (has(j.traits, T.DEDUP) or has(byte(j.blob, 25) or 0, T.DEDUP)) then
-    return
+  function job.free_key(j, exit)
+    if not (has(j.traits, T.DEDUP) or has(byte(j.blob, 25) or 0, T.DEDUP)) then
+      return
+    end
+    local parts = job.parts(j)
+    if not parts.dedup_key then
+      return
+    end
+    local frees = mode_frees(parts.dedup_mode, exit)
+    if not frees and parts.dedup_mode ~= 1 then
+      return
+    end
+    local hold = call('HGET', K.DEDUP, parts.dedup_key)
+    -- A hold for a time that has no end is no such hold: the mode is damaged.
+    if hold and sub(hold, 1, 16) == j.id and (frees or sub(hold, 17, 24) == NONE8) then
+      call('HDEL', K.DEDUP, parts.dedup_key)
+      call('ZREM', K.HOLDS, parts.dedup_key)
+    end
   end
-  local parts = job.parts(j)
-  if not parts.dedup_key then
-    return
-  end
-  local frees = mode_frees(parts.dedup_mode, exit)
-  if not frees and parts.dedup_mode ~= 1 then
-    return
-  end
-  local hold = call('HGET', DEDUP, parts.dedup_key)
-  -- A hold for a time that has no end is no such hold: the mode is damaged.
-  if hold and sub(hold, 1, 16) == j.id and (frees or sub(hold, 17, 24) == NONE8) then
-    call('HDEL', DEDUP, parts.dedup_key)
-    call('ZREM', HOLDS, parts.dedup_key)
-  end
-end
 
--- Removes all that there is of a job that stands in no line any more.
-local function erase(j)
-  call('HDEL', SPEC, j.id)
-  if j.noted then
-    call('HDEL', RUN, j.id)
+  -- Removes all that there is of a job that stands in no line any more.
+  function job.erase(j)
+    call('HDEL', K.SPEC, j.id)
+    if j.noted then
+      call('HDEL', K.RUN, j.id)
+    end
+    many('HDEL', K.NOTES, job.note_fields(j.id, j.mask), 1)
   end
-  many('HDEL', NOTES, note_fields(j.id, j.mask), 1)
-end
 
--- Removes a job from its line and altogether.
-local function remove(j)
-  job.leave(j)
-  free_key(j, j.state >= COMPLETED and EXIT.REMOVED_ENDED or EXIT.REMOVED_LIVE)
-  erase(j)
-end
+  -- Removes a job from its line and altogether.
+  function job.remove(j)
+    job.leave(j)
+    job.free_key(j, j.state >= COMPLETED and EXIT.REMOVED_ENDED or EXIT.REMOVED_LIVE)
+    job.erase(j)
+  end
 
--- When the record of a job that ends now may go; nil: at once.
-local function prune_at(j, state)
-  local rule = meta.keep[state]
-  local age
-  local own = has(j.traits, T.KEEP) and (job.parts(j).keep or {})[state] or '\0'
-  if byte(own, 1) == 1 then
-    age = NONE8
-  elseif byte(own, 1) == 2 then
-    age = sub(own, 2, 9)
-  elseif rule.count == 0 then
-    age = NONE8
-  else
-    age = span_of(rule.age)
+  -- When the record of a job that ends now may go; nil: at once.
+  local function prune_at(j, state)
+    local rule = meta.keep[state]
+    local age
+    local own = has(j.traits, T.KEEP) and (job.parts(j).keep or {})[state] or '\0'
+    if byte(own, 1) == 1 then
+      age = NONE8
+    elseif byte(own, 1) == 2 then
+      age = sub(own, 2, 9)
+    elseif rule.count == 0 then
+      age = NONE8
+    else
+      age = span_of(rule.age)
+    end
+    if job.has(j, FLAG_WAITED_ON) and number(age) < WAITED_ON_KEEP then
+      age = pack('>i8', WAITED_ON_KEEP)
+    end
+    if age == NONE8 then
+      return nil
+    end
+    return after(now, age)
   end
-  if job.has(j, FLAG_WAITED_ON) and number(age) < WAITED_ON_KEEP then
-    age = pack('>i8', WAITED_ON_KEEP)
-  end
-  if age == NONE8 then
-    return nil
-  end
-  return after(now, age)
-end
 
--- Ends a job that has left its line. Logs no event, because ends have different names.
-local function finish_job(j, state, failure)
-  free_key(j, state == CANCELLED and EXIT.CANCELLED or EXIT.ENDED)
-  if job.has(j, FLAG_WAITED_ON) then
-    hint_ended[#hint_ended + 1] = j.id
+  -- Ends a job that has left its line. Logs no event, because ends have different names.
+  function job.finish(j, state, failure)
+    job.free_key(j, state == CANCELLED and EXIT.CANCELLED or EXIT.ENDED)
+    if job.has(j, FLAG_WAITED_ON) then
+      hint_ended[#hint_ended + 1] = j.id
+    end
+    local prune = prune_at(j, state)
+    if not prune then
+      job.free_key(j, EXIT.REMOVED_ENDED)
+      job.erase(j)
+      return
+    end
+    j.state, j.slot, j.failure, j.till, j.term = state, LANE, failure, now8, prune
+    job.stand(j)
+    added[state] = added[state] + 1
   end
-  local prune = prune_at(j, state)
-  if not prune then
-    free_key(j, EXIT.REMOVED_ENDED)
-    erase(j)
-    return
-  end
-  j.state, j.slot, j.failure, j.till, j.term = state, LANE, failure, now8, prune
-  job.stand(j)
-  added[state] = added[state] + 1
 end

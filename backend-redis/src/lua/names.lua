@@ -1,18 +1,18 @@
 -- Names and numbers that every script shares. A queue's keys come in this order in KEYS, always all of them, so that no
 -- script makes a key's name and every key is declared.
-local META, SPEC, RUN, NOTES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local LINE, SOLO_LINE, SHELVES, KINDS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local DELAYED_SET, BLOCKED_SET, ACTIVE_SET = KEYS[9], KEYS[10], KEYS[11]
-local COMPLETED_SET, FAILED_SET, CANCELLED_SET = KEYS[12], KEYS[13], KEYS[14]
-local DEDUP, HOLDS, EVENTS, WAKE = KEYS[15], KEYS[16], KEYS[17], KEYS[18]
-local OUTBOX, LEDGER, ANSWERS = KEYS[19], KEYS[20], KEYS[21]
+local K = { META = KEYS[1], SPEC = KEYS[2], RUN = KEYS[3], NOTES = KEYS[4],
+  LINE = KEYS[5], SOLO_LINE = KEYS[6], SHELVES = KEYS[7], KINDS = KEYS[8],
+  DELAYED_SET = KEYS[9], BLOCKED_SET = KEYS[10], ACTIVE_SET = KEYS[11], COMPLETED_SET = KEYS[12],
+  FAILED_SET = KEYS[13], CANCELLED_SET = KEYS[14], DEDUP = KEYS[15], HOLDS = KEYS[16],
+  EVENTS = KEYS[17], WAKE = KEYS[18], OUTBOX = KEYS[19], LEDGER = KEYS[20],
+  ANSWERS = KEYS[21] }
 
 -- The version of this layout. A queue of another one is not touched.
 local LAYOUT = '1'
 
 local WAITING, DELAYED, BLOCKED, ACTIVE, COMPLETED, FAILED, CANCELLED = 0, 1, 2, 3, 4, 5, 6
-local SETS = { [DELAYED] = DELAYED_SET, [BLOCKED] = BLOCKED_SET, [ACTIVE] = ACTIVE_SET, [COMPLETED] = COMPLETED_SET,
-  [FAILED] = FAILED_SET, [CANCELLED] = CANCELLED_SET }
+local SETS = { [DELAYED] = K.DELAYED_SET, [BLOCKED] = K.BLOCKED_SET, [ACTIVE] = K.ACTIVE_SET, [COMPLETED] = K.COMPLETED_SET,
+  [FAILED] = K.FAILED_SET, [CANCELLED] = K.CANCELLED_SET }
 local LANE, SOLO, SHELF = 0, 1, 2
 
 -- Event kinds, as ferroq_core::event numbers them.

@@ -27,24 +27,24 @@ for i = 1, #found do
 end
 
 if total <= step.max then
-  local entries, waited_on = get_many(RUN, ids), {}
+  local entries, waited_on = get_many(K.RUN, ids), {}
   for i = 1, #ids do
     if entries[i] and #entries[i] >= ENTRY_MIN and has(byte(entries[i], 36), FLAG_WAITED_ON) then
       waited_on[#waited_on + 1] = ids[i]
     end
   end
-  local left = call('ZCARD', OUTBOX)
+  local left = call('ZCARD', K.OUTBOX)
   for i = 1, #KEYS do
-    if KEYS[i] ~= ANSWERS and KEYS[i] ~= LEDGER and (left == 0 or KEYS[i] ~= OUTBOX) then
+    if KEYS[i] ~= K.ANSWERS and KEYS[i] ~= K.LEDGER and (left == 0 or KEYS[i] ~= K.OUTBOX) then
       call('UNLINK', KEYS[i])
     end
   end
   -- What was taken in from other queues is remembered for a while, so that a relay that is still under way brings nothing
   -- back.
-  call('PEXPIRE', LEDGER, SESSION_IDLE_MS)
-  call('PUBLISH', META, 'c')
+  call('PEXPIRE', K.LEDGER, SESSION_IDLE_MS)
+  call('PUBLISH', K.META, 'c')
   if #waited_on > 0 then
-    call('PUBLISH', META, 'e' .. concat(waited_on))
+    call('PUBLISH', K.META, 'e' .. concat(waited_on))
   end
   return { 0, left > 0 and 1 or 0 }
 end
@@ -55,8 +55,8 @@ each_at(found, function(j)
   if job.has(j, FLAG_WAITED_ON) then
     hint_ended[#hint_ended + 1] = j.id
   end
-  free_key(j, j.state >= COMPLETED and EXIT.REMOVED_ENDED or EXIT.REMOVED_LIVE)
-  local fields = note_fields(j.id, j.mask)
+  job.free_key(j, j.state >= COMPLETED and EXIT.REMOVED_ENDED or EXIT.REMOVED_LIVE)
+  local fields = job.note_fields(j.id, j.mask)
   for i = 1, #fields do
     notes[#notes + 1] = fields[i]
   end
@@ -64,9 +64,9 @@ end)
 for n, count in pairs(counts) do
   call('ZREMRANGEBYRANK', WALK[n], 0, count - 1)
 end
-many('HDEL', SPEC, ids, 1)
-many('HDEL', RUN, ids, 1)
-many('HDEL', NOTES, notes, 1)
+many('HDEL', K.SPEC, ids, 1)
+many('HDEL', K.RUN, ids, 1)
+many('HDEL', K.NOTES, notes, 1)
 hint_control = true
 finish()
 return { 2, #found }

@@ -4,8 +4,8 @@ local put_specs, put_line, put_seen = {}, {}, {}
 local put_times = nil
 
 local function flush_puts()
-  many('HSET', SPEC, put_specs, 2)
-  many('ZADD', LINE, put_line, 2)
+  many('HSET', K.SPEC, put_specs, 2)
+  many('ZADD', K.LINE, put_line, 2)
   if #put_specs > 0 then
     put_specs, put_line = {}, {}
   end
@@ -19,14 +19,40 @@ local function is_plain(traits)
   return not (has(traits, T.DEDUP) or has(traits, T.EXPIRES) or has(traits, T.PLACE) or has(traits, T.BUDGETS))
 end
 
--- The instant that a start names: at once, after a span, or at an instant.
-local function due_of(parts)
-  if parts.start == 1 then
-    return after(now, parts.start_at)
-  elseif parts.start == 2 and number(parts.start_at) > now then
-    return parts.start_at
+parts_to_open[#parts_to_open + 1] = function()
+  -- Inserts a job that brings along more than its readers care about.
+  function job.put(id, tail)
+    local parts = job.parts_of('\0\0\0\0\0\0\0' .. put_times .. tail)
+    if has(byte(tail, 2), T.DEDUP) then
+      local holder = job.holder_of(parts.dedup_key)
+      if holder then
+        return '\1' .. holder
+      end
+      job.take_key(id, parts)
+    end
+    put_seen[id] = true
+    meta.seq = meta.seq + 1
+    local seq = pack('>I7', (parts.lifo and -meta.seq or meta.seq) + SEQ_BIAS)
+    local expires = parts.expires_in and after(now, parts.expires_in) or NONE8
+    -- An instant of zero stands for none, and a job that must start within no time may start at this very instant.
+    local blob = seq .. now8 .. expires .. tail
+    call('HSET', K.SPEC, id, blob)
+    event(E.ENQUEUED, id)
+    local j = job.of(id, blob, nil)
+    j.due = parts.start and job.due_of(parts.start, parts.start_at) or now8
+    if number(j.due) > now then
+      j.state = DELAYED
+      job.stand(j)
+      return '\0'
+    end
+    job.wait(j)
+    if j.slot == LANE then
+      call('ZADD', K.LINE, j.priority, j.member)
+    else
+      job.stand(j)
+    end
+    return '\0'
   end
-  return now8
 end
 
 -- Inserts one job; `tail` is its spec from the priority on. `is_there` says whether the id is taken. Answers '\0', or
@@ -49,34 +75,5 @@ local function put(id, tail, is_there)
     event(E.ENQUEUED, id)
     return '\0'
   end
-  local parts = parts_of('\0\0\0\0\0\0\0' .. put_times .. tail)
-  if has(traits, T.DEDUP) then
-    local holder = holder_of(parts.dedup_key)
-    if holder then
-      return '\1' .. holder
-    end
-    take_key(id, parts)
-  end
-  put_seen[id] = true
-  meta.seq = meta.seq + 1
-  local seq = pack('>I7', (parts.lifo and -meta.seq or meta.seq) + SEQ_BIAS)
-  local expires = parts.expires_in and after(now, parts.expires_in) or NONE8
-  -- An instant of zero stands for none, and a job that must start within no time may start at this very instant.
-  local blob = seq .. now8 .. expires .. tail
-  call('HSET', SPEC, id, blob)
-  event(E.ENQUEUED, id)
-  local j = job_of(id, blob, nil)
-  j.due = parts.start and due_of(parts) or now8
-  if number(j.due) > now then
-    j.state = DELAYED
-    job.stand(j)
-    return '\0'
-  end
-  job.wait(j)
-  if j.slot == LANE then
-    call('ZADD', LINE, j.priority, j.member)
-  else
-    job.stand(j)
-  end
-  return '\0'
+  return job.put(id, tail)
 end

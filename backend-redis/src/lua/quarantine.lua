@@ -8,12 +8,12 @@ local refused = begin(ARGV[1])
 if refused then
   return refused
 end
-local j = load(sub(ARGV[2], 1, 16))
+local j = job.load(sub(ARGV[2], 1, 16))
 if not j or j.state ~= ACTIVE or j.epoch ~= sub(ARGV[2], 17, 24) then
   return 0
 end
 go_on()
 job.leave(j)
-fail(j, F.QUARANTINED, X.QUARANTINE, 'the stored job can\'t be read')
+job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
 finish()
 return 1

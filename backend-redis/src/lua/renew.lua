@@ -18,7 +18,7 @@ local ids = {}
 for i = 1, n do
   ids[i] = sub(ARGV[2 + i], 1, 16)
 end
-local entries = get_many(RUN, ids)
+local entries = get_many(K.RUN, ids)
 local till = after(now, ARGV[2])
 local score = string.format('%.0f', number(till))
 local runs, active, answers = {}, {}, {}
@@ -29,7 +29,7 @@ for i = 1, n do
     runs[k + 1], runs[k + 2] = ids[i], sub(e, 1, 58) .. till .. ARGV[2] .. sub(e, 75)
     active[k + 1], active[k + 2] = score, sub(e, 10, 16) .. ids[i]
     answers[i] = has(byte(e, 36), FLAG_CANCEL) and '\1' or '\0'
-  elseif e or call('HEXISTS', SPEC, ids[i]) == 1 then
+  elseif e or call('HEXISTS', K.SPEC, ids[i]) == 1 then
     answers[i] = '\2'
   else
     answers[i] = '\3'
@@ -37,8 +37,11 @@ for i = 1, n do
 end
 if #runs > 0 then
   note_term(number(ARGV[2]))
-  many('HSET', RUN, runs, 2)
-  many('ZADD', ACTIVE_SET, active, 2)
+  many('HSET', K.RUN, runs, 2)
+  -- Only where the job stands: under a damaged seq it would come to stand in a second place.
+  for from = 1, #active, ARGS_MAX do
+    call('ZADD', K.ACTIVE_SET, 'XX', unpack(active, from, math.min(from + ARGS_MAX - 1, #active)))
+  end
 end
 finish()
 return concat(answers)

@@ -15,14 +15,14 @@ local refused = begin(ARGV[1])
 if refused then
   return refused
 end
-local restores = call('HGET', META, 'restores') or '0'
+local restores = call('HGET', K.META, 'restores') or '0'
 local looked_up_to = ARGV[3] == restores and tonumber(ARGV[2]) or -1
 local keys = tonumber(ARGV[13])
 local met, seqs, fresh, to_look_for = {}, {}, {}, {}
 local existing, highest, must_look = 0, meta.seq, false
 for at = 14 + keys * 2, #ARGV, 8 do
   local id, seq = ARGV[at], sub(ARGV[at + 1], 1, 7)
-  if met[id] or call('HEXISTS', SPEC, id) == 1 then
+  if met[id] or call('HEXISTS', K.SPEC, id) == 1 then
     existing = existing + 1
   else
     if seqs[seq] then
@@ -49,8 +49,8 @@ if ARGV[5] ~= '' then
 end
 for at = 14, 12 + keys * 2, 2 do
   local key, hold = ARGV[at], ARGV[at + 1]
-  if call('HSETNX', DEDUP, key, hold) == 1 and sub(hold, 17, 24) ~= NONE8 then
-    call('ZADD', HOLDS, number(sub(hold, 17, 24)), key)
+  if call('HSETNX', K.DEDUP, key, hold) == 1 and sub(hold, 17, 24) ~= NONE8 then
+    call('ZADD', K.HOLDS, number(sub(hold, 17, 24)), key)
   end
 end
 local specs, runs, notes, lines, term_min = {}, {}, {}, {}, nil
@@ -58,7 +58,7 @@ local letters = { 'e', 'p', 'c', 'r', 'l' }
 for i = 1, #fresh do
   local at = fresh[i]
   local id, blob, entry = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local j = job_of(id, blob, entry ~= '' and entry)
+  local j = job.of(id, blob, entry ~= '' and entry)
   specs[2 * i - 1], specs[2 * i] = id, blob
   if entry ~= '' then
     runs[#runs + 1], runs[#runs + 2] = id, entry
@@ -76,16 +76,16 @@ for i = 1, #fresh do
     term_min = math.min(term_min or number(j.term), number(j.term))
   end
 end
-many('HSET', SPEC, specs, 2)
-many('HSET', RUN, runs, 2)
-many('HSET', NOTES, notes, 2)
+many('HSET', K.SPEC, specs, 2)
+many('HSET', K.RUN, runs, 2)
+many('HSET', K.NOTES, notes, 2)
 if term_min then
   note_term(term_min)
 end
 for line, members in pairs(lines) do
   many('ZADD', line, members, 2)
 end
-call('HINCRBY', META, 'restores', 1)
+call('HINCRBY', K.META, 'restores', 1)
 meta.seq, meta.attended = highest, now
 hint_work = true
 created = not exists

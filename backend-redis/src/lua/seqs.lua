@@ -13,7 +13,7 @@ local wanted = {}
 for at = 1, #ARGV[3], 7 do
   wanted[sub(ARGV[3], at, at + 6)] = true
 end
-local found = call('HSCAN', SPEC, ARGV[2], 'COUNT', 500)
+local found = call('HSCAN', K.SPEC, ARGV[2], 'COUNT', 500)
 for i = 2, #found[2], 2 do
   if wanted[sub(found[2][i], 1, 7)] then
     return { '0', 1 }

@@ -8,4 +8,4 @@ local refused = look(ARGV[1])
 if refused then
   return refused
 end
-return { exists and 1 or 0, meta.paused and 1 or 0, call('HGET', META, 'config') or '' }
+return { exists and 1 or 0, meta.paused and 1 or 0, call('HGET', K.META, 'config') or '' }

@@ -5,89 +5,91 @@ local O = { COMPLETED = 0, RESULT = 1, RETRY = 2, ABORT = 3, SNOOZE = 4, RELEASE
 -- Answers: '\0' and the state, or one of these.
 local A_DONE, A_LOST, A_GONE = '\1', '\2', '\3'
 
--- Writes down that an Active job is no longer Active: it ended, or is back in line.
-local function settle_end(j, state, failure, kind)
-  event(kind, j.id)
-  finish_job(j, state, failure)
-  return state
-end
-
-local function settle_back(j, due, kind)
-  if kind then
-    event(kind, j.id)
-  end
-  hint_work = true
-  j.due = due or j.due
-  if due and number(due) > now then
-    j.state, j.slot = DELAYED, LANE
-  else
-    job.wait(j)
-  end
-  j.till, j.term = NONE8, NONE8
-  job.stand(j)
-  return j.state
-end
-
--- Applies an outcome to an Active job; the state that it leads to.
-local function apply_outcome(j, settlement)
-  local outcome = byte(settlement, 25)
-  local parts = job.parts(j)
-  job.leave(j)
-  if outcome == O.RETRY or outcome == O.ABORT then
-    local head = outcome == O.RETRY and 34 or 26
-    j.attempts = math.min(j.attempts + 1, 4294967295)
-    push_error(j, byte(settlement, head), sub(settlement, head + 1))
-  end
-  if outcome == O.COMPLETED or outcome == O.RESULT then
-    if outcome == O.RESULT then
-      put_note(j, N.RESULT, 'r', sub(settlement, 26))
-    else
-      drop_note(j, N.RESULT, 'r')
-    end
-    return settle_end(j, COMPLETED, 0, E.COMPLETED)
-  elseif outcome == O.CANCELLED or job.has(j, FLAG_CANCEL) then
-    return settle_end(j, CANCELLED, 0, E.CANCELLED)
-  elseif outcome == O.ABORT then
-    return settle_end(j, FAILED, F.ABORTED, E.FAILED)
-  elseif outcome == O.RETRY then
-    if j.attempts >= parts.max_attempts then
-      return settle_end(j, FAILED, F.ATTEMPTS, E.FAILED)
-    end
-    return settle_back(j, after(now, sub(settlement, 26, 33)), E.RETRYING)
-  elseif outcome == O.SNOOZE then
-    return settle_back(j, after(now, sub(settlement, 26, 33)), E.SNOOZED)
-  end
-  return settle_back(j, nil, E.RELEASED)
-end
-
--- What becomes of a job whose lease ran out.
-local function apply_crash(j)
-  job.leave(j)
-  j.epoch = next_epoch(j.epoch, now)
-  push_error(j, X.CRASH, 'the lease ran out: the worker\'s process died or hung')
-  event(E.STALLED, j.id)
-  j.crashes = math.min(j.crashes + 1, 4294967295)
-  if job.has(j, FLAG_CANCEL) then
-    settle_end(j, CANCELLED, 0, E.CANCELLED)
-  elseif j.crashes >= job.parts(j).max_crashes then
-    settle_end(j, FAILED, F.CRASHES, E.FAILED)
-  else
-    settle_back(j, nil, nil)
-  end
-end
-
 -- The settlements of one call. Those that complete a plain job are collected and written together.
 local done_ids, done_members, done_runs, done_scores, done_count = {}, {}, {}, {}, 0
 local done_times, done_score, is_done_kept = nil, nil, nil
 
--- Some of them do not stand where their entries say, so a seq is damaged; the spec has it too.
-local function find_done()
-  for i = 1, done_count do
-    local id = sub(done_members[i], 8)
-    local seq = sub(call('HGET', SPEC, id) or '', 1, 7)
-    if #seq == 7 and seq ~= sub(done_members[i], 1, 7) and call('ZREM', ACTIVE_SET, seq .. id) == 1 and is_done_kept then
-      done_runs[i * 2] = sub(done_runs[i * 2], 1, 9) .. seq .. sub(done_runs[i * 2], 17)
-      done_scores[i * 2] = seq .. id
+parts_to_open[#parts_to_open + 1] = function()
+  -- Writes down that an Active job is no longer Active: it ended, or is back in line.
+  local function settle_end(j, state, failure, kind)
+    event(kind, j.id)
+    job.finish(j, state, failure)
+    return state
+  end
+
+  local function settle_back(j, due, kind)
+    if kind then
+      event(kind, j.id)
+    end
+    hint_work = true
+    j.due = due or j.due
+    if due and number(due) > now then
+      j.state, j.slot = DELAYED, LANE
+    else
+      job.wait(j)
+    end
+    j.till, j.term = NONE8, NONE8
+    job.stand(j)
+    return j.state
+  end
+
+  -- Applies an outcome to an Active job; the state that it leads to.
+  function job.apply_outcome(j, settlement)
+    local outcome = byte(settlement, 25)
+    local parts = job.parts(j)
+    job.leave(j)
+    if outcome == O.RETRY or outcome == O.ABORT then
+      local head = outcome == O.RETRY and 34 or 26
+      j.attempts = math.min(j.attempts + 1, 4294967295)
+      job.push_error(j, byte(settlement, head), sub(settlement, head + 1))
+    end
+    if outcome == O.COMPLETED or outcome == O.RESULT then
+      if outcome == O.RESULT then
+        job.put_note(j, N.RESULT, 'r', sub(settlement, 26))
+      else
+        job.drop_note(j, N.RESULT, 'r')
+      end
+      return settle_end(j, COMPLETED, 0, E.COMPLETED)
+    elseif outcome == O.CANCELLED or job.has(j, FLAG_CANCEL) then
+      return settle_end(j, CANCELLED, 0, E.CANCELLED)
+    elseif outcome == O.ABORT then
+      return settle_end(j, FAILED, F.ABORTED, E.FAILED)
+    elseif outcome == O.RETRY then
+      if j.attempts >= parts.max_attempts then
+        return settle_end(j, FAILED, F.ATTEMPTS, E.FAILED)
+      end
+      return settle_back(j, after(now, sub(settlement, 26, 33)), E.RETRYING)
+    elseif outcome == O.SNOOZE then
+      return settle_back(j, after(now, sub(settlement, 26, 33)), E.SNOOZED)
+    end
+    return settle_back(j, nil, E.RELEASED)
+  end
+
+  -- What becomes of a job whose lease ran out.
+  function job.apply_crash(j)
+    job.leave(j)
+    j.epoch = next_epoch(j.epoch, now)
+    job.push_error(j, X.CRASH, 'the lease ran out: the worker\'s process died or hung')
+    event(E.STALLED, j.id)
+    j.crashes = math.min(j.crashes + 1, 4294967295)
+    if job.has(j, FLAG_CANCEL) then
+      settle_end(j, CANCELLED, 0, E.CANCELLED)
+    elseif j.crashes >= job.parts(j).max_crashes then
+      settle_end(j, FAILED, F.CRASHES, E.FAILED)
+    else
+      settle_back(j, nil, nil)
+    end
+  end
+
+  -- Some of them do not stand where their entries say, so a seq is damaged; the spec has it too.
+  function job.find_done()
+    for i = 1, done_count do
+      local id = sub(done_members[i], 8)
+      local seq = sub(call('HGET', K.SPEC, id) or '', 1, 7)
+      if #seq == 7 and seq ~= sub(done_members[i], 1, 7) and call('ZREM', K.ACTIVE_SET, seq .. id) == 1 and is_done_kept then
+        done_runs[i * 2] = sub(done_runs[i * 2], 1, 9) .. seq .. sub(done_runs[i * 2], 17)
+        done_scores[i * 2] = seq .. id
+      end
     end
   end
 end
@@ -96,16 +98,16 @@ local function flush_done()
   if done_count == 0 then
     return
   end
-  if many('ZREM', ACTIVE_SET, done_members, 1) < done_count then
-    find_done()
+  if many('ZREM', K.ACTIVE_SET, done_members, 1) < done_count then
+    job.find_done()
   end
   if is_done_kept then
-    many('HSET', RUN, done_runs, 2)
-    many('ZADD', COMPLETED_SET, done_scores, 2)
+    many('HSET', K.RUN, done_runs, 2)
+    many('ZADD', K.COMPLETED_SET, done_scores, 2)
     added[COMPLETED] = added[COMPLETED] + done_count
   else
-    many('HDEL', SPEC, done_ids, 1)
-    many('HDEL', RUN, done_ids, 1)
+    many('HDEL', K.SPEC, done_ids, 1)
+    many('HDEL', K.RUN, done_ids, 1)
   end
   done_ids, done_members, done_runs, done_scores, done_count = {}, {}, {}, {}, 0
 end
@@ -127,7 +129,7 @@ local function settle(settlement, id, entry)
   local epoch = sub(settlement, 17, 24)
   if not entry then
     flush_done()
-    if call('HEXISTS', SPEC, id) == 0 then
+    if call('HEXISTS', K.SPEC, id) == 0 then
       return A_GONE, false
     end
     return epoch == NONE8 and A_DONE or A_LOST, false
@@ -159,10 +161,10 @@ local function settle(settlement, id, entry)
     return '\0\4', false
   end
   flush_done()
-  local j = load(id)
+  local j = job.load(id)
   if not j then
     return A_GONE, false
   end
-  local state = apply_outcome(j, settlement)
-  return '\0' .. char(state), call('HGET', RUN, id)
+  local state = job.apply_outcome(j, settlement)
+  return '\0' .. char(state), call('HGET', K.RUN, id)
 end

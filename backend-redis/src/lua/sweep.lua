@@ -10,38 +10,38 @@ local refused = begin(ARGV[1])
 if refused then
   return refused
 end
-local none = '\255\255\255\255\255\255\255\255'
+local outbox_flag = before.outbox > 0 and '\2' or '\0'
 if not exists then
   -- An obliterated queue may have left something for others.
-  return (call('ZCARD', OUTBOX) > 0 and '\2' or '\0') .. string.rep('\0', 12) .. '\0' .. none
+  return outbox_flag .. string.rep('\0', 13) .. LOOK_NONE
 end
 local room = tonumber(ARGV[2])
 attend()
 local until_now = string.format('%.0f', now)
-local late = room > 0 and call('ZRANGEBYSCORE', ACTIVE_SET, '-inf', until_now, 'LIMIT', 0, room) or {}
+local late = room > 0 and call('ZRANGEBYSCORE', K.ACTIVE_SET, '-inf', until_now, 'LIMIT', 0, room) or {}
 for i = 1, #late do
-  local j = load(sub(late[i], 8), late[i])
+  local j = job.load(sub(late[i], 8), late[i])
   if j and j.state == ACTIVE and not j.unreadable then
-    apply_crash(j)
+    job.apply_crash(j)
   else
-    call('ZREM', ACTIVE_SET, late[i])
+    call('ZREM', K.ACTIVE_SET, late[i])
     if j then
-      fail(j, F.QUARANTINED, X.QUARANTINE, 'the stored job can\'t be read')
+      job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
     end
   end
 end
 room = room - #late
-local promoted = room > 0 and promote_due(room) or 0
+local promoted = room > 0 and job.promote_due(room) or 0
 room = room - promoted
 local pruned = 0
 for state = COMPLETED, CANCELLED do
   local old = room > 0 and call('ZRANGEBYSCORE', SETS[state], '-inf', until_now, 'LIMIT', 0, room) or {}
   for i = 1, #old do
     call('ZREM', SETS[state], old[i])
-    local j = load(sub(old[i], 8), old[i])
+    local j = job.load(sub(old[i], 8), old[i])
     if j then
-      free_key(j, EXIT.REMOVED_ENDED)
-      erase(j)
+      job.free_key(j, EXIT.REMOVED_ENDED)
+      job.erase(j)
     end
   end
   room = room - #old
@@ -55,10 +55,10 @@ for state = DELAYED, CANCELLED do
     next = at
   end
 end
-local wait = none
+local wait = LOOK_NONE
 if next then
   wait = next >= EXACT_MAX and MAX8 or pack('>i8', math.max(next - now, 0))
 end
 finish()
-return (call('ZCARD', OUTBOX) > 0 and '\2' or '\0') .. pack('>I4I4I4', #late, promoted, pruned)
+return outbox_flag .. pack('>I4I4I4', #late, promoted, pruned)
   .. ((next and next <= now) and '\1' or '\0') .. wait

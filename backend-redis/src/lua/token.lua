@@ -4,7 +4,7 @@
 -- Answer: nothing.
 -- Errors: none of its own.
 -- Work: constant.
-if call('LLEN', WAKE) == 0 then
-  call('LPUSH', WAKE, '1')
+if call('LLEN', K.WAKE) == 0 then
+  call('LPUSH', K.WAKE, '1')
 end
 return false

@@ -51,7 +51,7 @@ end
 
 -- What the queue's settings and time are. Answers an error to return, or nil.
 local function look(given)
-  local m = call('HMGET', META, unpack(META_FIELDS))
+  local m = call('HMGET', K.META, unpack(META_FIELDS))
   if m[1] and m[1] ~= LAYOUT then
     return refuse('SCHEMA', 'this queue has layout ' .. m[1] .. ', and this library knows layout ' .. LAYOUT
       .. '; use the newer library that wrote it')
@@ -79,37 +79,37 @@ end
 
 -- Looks at every key that a script may write, so that a foreign one fails the call here.
 local function look_at_keys()
-  call('HLEN', SPEC)
-  call('HLEN', RUN)
-  call('HLEN', NOTES)
-  call('ZCARD', LINE)
-  before.solo = call('ZCARD', SOLO_LINE)
-  before.shelved = call('ZCARD', SHELVES)
-  call('HLEN', KINDS)
-  before.delayed = call('ZCARD', DELAYED_SET)
-  call('ZCARD', BLOCKED_SET)
-  before.active = call('ZCARD', ACTIVE_SET)
-  call('ZCARD', COMPLETED_SET)
-  call('ZCARD', FAILED_SET)
-  call('ZCARD', CANCELLED_SET)
-  call('HLEN', DEDUP)
-  call('ZCARD', HOLDS)
-  call('XLEN', EVENTS)
-  before.tokens = call('LLEN', WAKE)
-  before.outbox = call('ZCARD', OUTBOX)
-  call('HLEN', LEDGER)
-  call('ZCARD', ANSWERS)
+  call('HLEN', K.SPEC)
+  call('HLEN', K.RUN)
+  call('HLEN', K.NOTES)
+  call('ZCARD', K.LINE)
+  before.solo = call('ZCARD', K.SOLO_LINE)
+  before.shelved = call('ZCARD', K.SHELVES)
+  call('HLEN', K.KINDS)
+  before.delayed = call('ZCARD', K.DELAYED_SET)
+  call('ZCARD', K.BLOCKED_SET)
+  before.active = call('ZCARD', K.ACTIVE_SET)
+  call('ZCARD', K.COMPLETED_SET)
+  call('ZCARD', K.FAILED_SET)
+  call('ZCARD', K.CANCELLED_SET)
+  call('HLEN', K.DEDUP)
+  call('ZCARD', K.HOLDS)
+  call('XLEN', K.EVENTS)
+  before.tokens = call('LLEN', K.WAKE)
+  before.outbox = call('ZCARD', K.OUTBOX)
+  call('HLEN', K.LEDGER)
+  call('ZCARD', K.ANSWERS)
 end
 
 -- Gives the leases of Active jobs their full term again. After an outage only those that it hurt, which can only grow.
 -- This walks all Active jobs, which the workers' concurrency bounds.
 local function extend_leases(gap)
-  local members = call('ZRANGE', ACTIVE_SET, 0, -1)
+  local members = call('ZRANGE', K.ACTIVE_SET, 0, -1)
   local ids = {}
   for i = 1, #members do
     ids[i] = sub(members[i], 8)
   end
-  local entries = get_many(RUN, ids)
+  local entries = get_many(K.RUN, ids)
   local runs, scores, term_min = {}, {}, nil
   for i = 1, #ids do
     local e = entries[i]
@@ -129,8 +129,8 @@ local function extend_leases(gap)
     end
   end
   meta.term_min = term_min or 0
-  many('HSET', RUN, runs, 2)
-  many('ZADD', ACTIVE_SET, scores, 2)
+  many('HSET', K.RUN, runs, 2)
+  many('ZADD', K.ACTIVE_SET, scores, 2)
   return #runs > 0
 end
 
@@ -169,7 +169,7 @@ end
 
 -- Takes note of the term of a lease that begins now.
 local function note_term(term)
-  if call('ZCARD', ACTIVE_SET) == 0 then
+  if call('ZCARD', K.ACTIVE_SET) == 0 then
     meta.term_min = term
   else
     meta.term_min = math.min(meta.term_min, term)

@@ -1,7 +1,8 @@
 -- The walk over a queue's jobs: state by state, Waiting by line, solo line and shelves; within a set by score and then by
 -- member, whose first seven bytes are the seq. A step finds its place by halving and not by counting along, so it costs
 -- what it looks at and a logarithm, wherever in the queue it is.
-local WALK = { LINE, SOLO_LINE, SHELVES, DELAYED_SET, BLOCKED_SET, ACTIVE_SET, COMPLETED_SET, FAILED_SET, CANCELLED_SET }
+local WALK = { K.LINE, K.SOLO_LINE, K.SHELVES, K.DELAYED_SET, K.BLOCKED_SET, K.ACTIVE_SET, K.COMPLETED_SET,
+  K.FAILED_SET, K.CANCELLED_SET }
 local EVERY_STATE = 127
 -- Specs carry payloads, so no more than these are held at a time.
 local READ_MAX = 100
@@ -61,10 +62,10 @@ local function each_at(found, visit)
     for i = from, math.min(from + READ_MAX - 1, #found) do
       ids[#ids + 1] = sub(found[i].member, 8)
     end
-    local blobs, entries = get_many(SPEC, ids), get_many(RUN, ids)
+    local blobs, entries = get_many(K.SPEC, ids), get_many(K.RUN, ids)
     for i = 1, #ids do
       if blobs[i] then
-        visit(job_of(ids[i], blobs[i], entries[i], found[from + i - 1].member), found[from + i - 1], entries[i])
+        visit(job.of(ids[i], blobs[i], entries[i], found[from + i - 1].member), found[from + i - 1], entries[i])
       end
     end
   end
@@ -93,7 +94,7 @@ end
 -- Adds a record to a reply: id, spec, entry, errors, progress, checkpoint, result, log; nil where there is none.
 local function add_record(reply, j, entry)
   local id, n = j.id, #reply
-  local notes = j.mask > 0 and call('HMGET', NOTES, id .. 'e', id .. 'p', id .. 'c', id .. 'r', id .. 'l') or {}
+  local notes = j.mask > 0 and call('HMGET', K.NOTES, id .. 'e', id .. 'p', id .. 'c', id .. 'r', id .. 'l') or {}
   reply[n + 1], reply[n + 2], reply[n + 3] = id, j.blob, entry or false
   for i = 1, 5 do
     reply[n + 3 + i] = notes[i] or false

@@ -8,7 +8,7 @@ local refused = begin(ARGV[1])
 if refused then
   return refused
 end
-local j = load(ARGV[2])
+local j = job.load(ARGV[2])
 if not j then
   return 0
 end
