@@ -5,6 +5,7 @@
 pub mod backoff;
 pub mod dedup;
 pub mod enqueue;
+pub mod rate;
 pub mod retention;
 pub mod settle;
 

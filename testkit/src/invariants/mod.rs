@@ -11,6 +11,7 @@ mod fencing;
 mod idempotence;
 mod index;
 mod leases;
+pub mod limits;
 mod liveness;
 mod order;
 #[cfg(test)]
