@@ -39,7 +39,7 @@ pub use ferroq_core::event::{self, Event, EventCursor, EventKind};
 pub use ferroq_core::handler::{BoxError, Handler, JobError, JobResult, OrAbort};
 pub use ferroq_core::job::{
     self, CodecTag, ErrorEntry, ErrorKind, FailReason, Job, JobId, JobKind, JobOptions, JobRecord, JobSpec, JobState,
-    LaneKey, NameError, Payload, Priority, Progress, QueueName, Start, Tag, UpcastError,
+    LaneKey, NameError, Origin, Payload, Priority, Progress, QueueName, Start, Tag, UpcastError,
 };
 pub use ferroq_core::policy::backoff::{Backoff, Jitter};
 pub use ferroq_core::policy::dedup::DedupMode;

@@ -1,16 +1,22 @@
 //! The role of the operator: acts on jobs, and on queues as a whole.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
+use ferroq_core::clock::{self, Timestamp};
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{JobId, JobState, Slot};
 use ferroq_core::job::{Move, QueueName, Start, transition};
+use ferroq_core::policy::dead_letter;
 use ferroq_core::policy::enqueue::{expiry, place};
 use ferroq_core::storage::{
-    Act, ActAnswer, ActReport, ActRequest, CallAnswer, Control, ObliterateAnswer, QueueConfig, Selection, StorageError,
+    Act, ActAnswer, ActReport, ActRequest, CallAnswer, Control, ListCursor, ObliterateAnswer, QueueConfig, Selection,
+    StorageError,
 };
 
 use crate::MemoryStorage;
 use crate::jobs::other_call;
+use crate::queue::QueueState;
 use crate::roster::Key;
 use crate::storage::invalid;
 use crate::turn::{Hints, Turn, wait};
@@ -22,21 +28,23 @@ impl Control for MemoryStorage {
         if matches!(on, Selection::Filter { max_items: 0, .. }) {
             return Err(invalid("a step of an act by filter looks at one record at least"));
         }
-        self.write(&queue, |queue, clock| {
-            match queue.answers.recall(call) {
-                Some(CallAnswer::Act(kept)) => return Ok((kept.clone(), Hints::default())),
+        let others = |queue: &QueueState, clock| match act {
+            Act::Redrive if queue.answers.recall(call).is_none() => queue.homes(&on, clock),
+            _ => Vec::new(),
+        };
+        self.write_across(&queue, others, |across, clock| {
+            let home = &mut *across.home;
+            match home.answers.recall(call) {
+                Some(CallAnswer::Act(kept)) => return Ok(kept.clone()),
                 Some(_) => return Err(other_call()),
                 None => {}
             }
-            let (report, hints) = if queue.exists {
-                let mut turn = Turn::begin(queue, clock);
-                (turn.act_on(on, &act), turn.finish())
-            } else {
-                (none_found(on), Hints::default())
-            };
-            let now = queue.last.unwrap_or(clock);
-            queue.answers.keep(call, now, || CallAnswer::Act(report.clone()));
-            Ok((report, hints))
+            let report =
+                if home.exists { across.turn(clock, |turns| turns.home.act_on(&on, &act)) } else { none_found(&on) };
+            let home = &mut *across.home;
+            let now = home.last.unwrap_or(clock);
+            home.answers.keep(call, now, || CallAnswer::Act(report.clone()));
+            Ok(report)
         })
     }
 
@@ -45,6 +53,7 @@ impl Control for MemoryStorage {
     }
 
     async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError> {
+        config.check(queue)?;
         self.write(queue, |queue, clock| {
             let mut turn = Turn::begin(queue, clock);
             turn.pause(config.paused);
@@ -94,12 +103,44 @@ impl Control for MemoryStorage {
 }
 
 /// The report of a queue that does not exist.
-fn none_found(on: Selection) -> ActReport {
+fn none_found(on: &Selection) -> ActReport {
     let answers = match on {
-        Selection::Ids(ids) => ids.into_iter().map(|id| (id, ActAnswer::NotFound)).collect(),
+        Selection::Ids(ids) => ids.iter().map(|id| (*id, ActAnswer::NotFound)).collect(),
         Selection::Filter { .. } => Vec::new(),
     };
     ActReport { answers, next: None }
+}
+
+impl QueueState {
+    /// The jobs that a selection names, and where its next step goes on.
+    fn selected(&self, on: &Selection, now: Timestamp) -> (Vec<JobId>, Option<ListCursor>) {
+        match on {
+            Selection::Ids(ids) => (ids.clone(), None),
+            Selection::Filter { filter, after, max_items } => {
+                let roster = &self.roster;
+                let looked_at = roster.walk(|state| filter.allows(state), *after, *max_items);
+                let next = looked_at.last().map(|(place, _)| *place).filter(|_| looked_at.len() == *max_items);
+                let records = looked_at.iter().map(|(_, key)| roster.get(*key));
+                (records.filter(|record| filter.matches(record, now)).map(|record| record.id()).collect(), next)
+            }
+        }
+    }
+
+    /// The queues to which a redrive would bring jobs back.
+    fn homes(&self, on: &Selection, clock: Timestamp) -> Vec<QueueName> {
+        let mut on = on.clone();
+        if let Selection::Filter { max_items, .. } = &mut on {
+            // Should the clock have stepped back, the turn moves Active jobs, which this step may then pass over.
+            *max_items =
+                max_items.saturating_add(usize::try_from(self.roster.count(JobState::Active)).unwrap_or(usize::MAX));
+        }
+        let (ids, _) = self.selected(&on, clock::advance(self.last, clock).0);
+        let records = ids.into_iter().filter_map(|id| self.roster.key(id)).map(|key| self.roster.get(key));
+        let mut homes: Vec<_> = records.filter_map(|record| Some(record.spec.origin.as_ref()?.queue.clone())).collect();
+        homes.sort();
+        homes.dedup();
+        homes
+    }
 }
 
 impl Turn<'_> {
@@ -115,17 +156,8 @@ impl Turn<'_> {
         changed
     }
 
-    fn act_on(&mut self, on: Selection, act: &Act) -> ActReport {
-        let (ids, next) = match on {
-            Selection::Ids(ids) => (ids, None),
-            Selection::Filter { filter, after, max_items } => {
-                let roster = &self.queue.roster;
-                let looked_at = roster.walk(|state| filter.allows(state), after, max_items);
-                let next = looked_at.last().map(|(place, _)| *place).filter(|_| looked_at.len() == max_items);
-                let records = looked_at.iter().map(|(_, key)| roster.get(*key));
-                (records.filter(|record| filter.matches(record, self.now)).map(|record| record.id()).collect(), next)
-            }
-        };
+    fn act_on(&mut self, on: &Selection, act: &Act) -> ActReport {
+        let (ids, next) = self.queue.selected(on, self.now);
         self.hints.control = !ids.is_empty();
         let act = |id: JobId| {
             let key = self.queue.roster.key(id);
@@ -163,8 +195,19 @@ impl Turn<'_> {
                 }
                 ActAnswer::Done(state)
             }
+            (Act::Redrive, Waiting | Delayed | Blocked | Completed | Failed | Cancelled) => self.redrive(key),
             _ => ActAnswer::Refused(state),
         }
+    }
+
+    fn redrive(&mut self, key: Key) -> ActAnswer {
+        let record = self.queue.roster.get(key);
+        let state = record.state;
+        let Some(job) = dead_letter::redriven(&record.spec, record.priority, record.epoch, self.now) else {
+            return ActAnswer::Refused(state);
+        };
+        self.letters.push(Arc::new(job));
+        self.act(key, &Act::Remove)
     }
 
     fn cancel(&mut self, key: Key) -> ActAnswer {

@@ -9,6 +9,7 @@ use ferroq_core::storage::{
 };
 
 use crate::MemoryStorage;
+use crate::queue::QueueState;
 use crate::storage::invalid;
 use crate::turn::{Hints, Turn};
 
@@ -62,14 +63,15 @@ impl Jobs for MemoryStorage {
     }
 
     async fn sweep(&self, request: SweepRequest) -> Result<SweepAnswer, StorageError> {
-        self.write(&request.queue, |queue, clock| {
-            if !queue.exists {
+        let others = |queue: &QueueState, _| queue.config.dead_letter.iter().cloned().collect();
+        self.write_across(&request.queue, others, |across, clock| {
+            if !across.home.exists {
                 return Ok(Default::default());
             }
-            let mut turn = Turn::begin(queue, clock);
-            turn.attend();
-            let answer = turn.sweep(request.max_items);
-            Ok((answer, turn.finish()))
+            Ok(across.turn(clock, |turns| {
+                turns.home.attend();
+                turns.home.sweep(request.max_items)
+            }))
         })
     }
 

@@ -10,6 +10,7 @@
 //! assert_eq!(storage.capabilities().backend, "memory");
 //! ```
 
+mod across;
 mod claim;
 mod control;
 mod enqueue;

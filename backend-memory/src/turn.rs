@@ -2,9 +2,12 @@
 //! pruning by count, one entry in the event log, and hints for those who wait. The other files add to it what each
 //! call does in between; what several of them do to a job is here.
 
+use std::sync::Arc;
+
 use ferroq_core::clock::{self, TimeStep, Timestamp};
 use ferroq_core::event::{EventBatch, EventKind};
-use ferroq_core::job::{FailReason, JobId, JobRecord, JobState, Slot};
+use ferroq_core::job::{FailReason, JobId, JobRecord, JobSpec, JobState, Origin, Slot};
+use ferroq_core::policy::dead_letter;
 use ferroq_core::policy::dedup::Exit;
 use ferroq_core::policy::enqueue::line;
 use ferroq_core::policy::retention::{WAITED_ON_KEEP, prune_at, prune_quota};
@@ -23,6 +26,8 @@ pub(crate) struct Turn<'q> {
     pub(crate) now: Timestamp,
     pub(crate) events: EventBatch,
     pub(crate) hints: Hints,
+    /// Jobs for other queues, which whoever holds those has to enqueue.
+    pub(crate) letters: Vec<Arc<JobSpec>>,
     /// How many ended records the call added and kept, by state in the order of [`ENDED`].
     added: [u64; 3],
     /// Whether the call counts as attendance to the Active jobs.
@@ -45,8 +50,8 @@ impl<'q> Turn<'q> {
     pub(crate) fn begin(queue: &'q mut QueueState, clock: Timestamp) -> Self {
         let (now, step) = clock::advance(queue.last, clock);
         queue.last = Some(now);
-        let (events, hints) = Default::default();
-        let mut turn = Turn { queue, now, events, hints, added: [0; 3], attends: false };
+        let (events, hints, letters) = Default::default();
+        let mut turn = Turn { queue, now, events, hints, letters, added: [0; 3], attends: false };
         if let TimeStep::SteppedBack { .. } = step {
             turn.extend_leases(|_| true, |record| record.lease_until = record.lease_term.map(|term| now.after(term)));
             turn.queue.attended_at = now;
@@ -101,6 +106,21 @@ impl<'q> Turn<'q> {
         let QueueState { roster, keys, config, .. } = &mut *self.queue;
         let now = self.now;
         let record = roster.get(key);
+        if let (Some(dead), Some(reason)) = (&config.dead_letter, failure)
+            && dead_letter::is_copied(reason)
+        {
+            let origin = Origin {
+                queue: record.spec.queue.clone(),
+                id: record.id(),
+                reason,
+                failed_at: now,
+                attempts: record.attempts,
+                crashes: record.crashes,
+                errors: record.notes.errors.clone(),
+            };
+            let copy = dead_letter::copy(&record.spec, record.priority, record.epoch, dead.clone(), origin);
+            self.letters.push(Arc::new(copy));
+        }
         let prune_at = prune_at(&record.spec.options.keep, &config.retention, state, now, record.waited_on);
         keys.free(&record.spec, if state == JobState::Cancelled { Exit::Cancelled } else { Exit::Ended });
         self.hints.ended.push(record.id());

@@ -208,6 +208,7 @@ pub(crate) fn read(queue: &QueueName, id: JobId, stored: &Bytes, kinds: &mut Kin
         start: Start::Now,
         dedup: None,
         options: JobOptions::shared_default(),
+        origin: None,
     };
     if has(traits::DEDUP) {
         let (mode, span) = (from.u8()?, from.span()?);

@@ -63,6 +63,7 @@ impl Unit<'_> {
                 }
             }
         }
+        self.post().await?;
         Ok(report)
     }
 
@@ -135,13 +136,10 @@ impl Unit<'_> {
             }
             Act::Remove if state == JobState::Active => ActAnswer::Refused(state),
             Act::Remove => {
-                self.queues[at].leave(&row);
-                self.free_key(&row, &[if state.is_terminal() { Exit::RemovedEnded } else { Exit::RemovedLive }]);
-                self.queues[at].event(EventKind::Removed, row.id);
-                self.queues[at].ended.push(row.id);
-                self.remove(row.key);
+                self.remove_by_act(at, &row);
                 ActAnswer::Done(state)
             }
+            Act::Redrive => self.redrive(at, row).await?,
             _ => return Err(invalid("this version of the SQLite backend does not know this act")),
         })
     }

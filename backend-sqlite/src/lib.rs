@@ -11,6 +11,7 @@ mod events;
 mod in_app;
 mod inspect;
 mod jobs;
+mod letters;
 mod memory;
 mod names;
 mod notes;

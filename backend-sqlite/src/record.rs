@@ -53,11 +53,17 @@ fn reason_from(number: i64) -> FailReason {
 /// The rare parts of a spec as they are stored: nothing if there are none.
 pub(crate) fn extra_of(spec: &JobSpec) -> Option<Box<[u8]>> {
     let plain = is_default(&spec.options);
-    if plain && spec.dedup.is_none() && spec.lane.is_default() && spec.start == Start::Now {
+    if plain && spec.dedup.is_none() && spec.origin.is_none() && spec.lane.is_default() && spec.start == Start::Now {
         return None;
     }
     let options = (!plain).then(|| spec.options.clone());
-    let extra = Extra { lane: spec.lane.clone(), start: spec.start, dedup: spec.dedup.clone(), options };
+    let extra = Extra {
+        lane: spec.lane.clone(),
+        start: spec.start,
+        dedup: spec.dedup.clone(),
+        options,
+        origin: spec.origin.clone(),
+    };
     serde_json::to_vec(&extra).ok().map(Vec::into_boxed_slice)
 }
 
@@ -251,6 +257,7 @@ impl Row {
             start: extra.start,
             dedup: extra.dedup,
             options: extra.options.unwrap_or_else(JobOptions::shared_default),
+            origin: extra.origin,
         })
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ferroq_core::Timestamp;
-use ferroq_core::job::{JobId, JobOptions, JobState, LaneKey, Slot, Start};
+use ferroq_core::job::{JobId, JobOptions, JobState, LaneKey, Origin, Slot, Start};
 use ferroq_core::policy::dedup::Dedup;
 use serde::{Deserialize, Serialize};
 
@@ -133,6 +133,8 @@ pub(crate) struct Extra {
     pub(crate) dedup: Option<Dedup>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) options: Option<Arc<JobOptions>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<Arc<Origin>>,
 }
 
 fn is_now(start: &Start) -> bool {

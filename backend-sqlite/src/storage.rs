@@ -230,6 +230,7 @@ impl Control for SqliteStorage {
     }
 
     async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError> {
+        config.check(queue)?;
         self.call(Call::Configure(queue.clone(), config)).await.map(drop)
     }
 

@@ -3,12 +3,13 @@
 //! the app's. Nothing here commits or rolls back; whoever made the unit does.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventKind;
-use ferroq_core::job::{ErrorKind, FailReason, JobId, JobKind, JobRecord, JobState, QueueName, Slot};
+use ferroq_core::job::{ErrorKind, FailReason, JobId, JobKind, JobRecord, JobSpec, JobState, QueueName, Slot};
 use ferroq_core::policy::dedup::{DedupMode, Exit};
 use ferroq_core::policy::retention::{WAITED_ON_KEEP, prune_at, prune_quota};
 use ferroq_core::storage::StorageError;
@@ -68,6 +69,8 @@ pub(crate) struct Unit<'c> {
     pub(crate) queues: Vec<Queue>,
     kinds: Vec<(JobKind, i64)>,
     pub(crate) inserts: Vec<Row>,
+    /// Jobs for other queues than the call's own, not yet enqueued.
+    pub(crate) letters: Vec<Arc<JobSpec>>,
     saves: BTreeMap<i64, Row>,
     removes: Vec<i64>,
     /// Jobs that completed without leaving anything, by prune time.
@@ -98,6 +101,7 @@ impl<'c> Unit<'c> {
             queues: Vec::new(),
             kinds: Vec::new(),
             inserts: Vec::new(),
+            letters: Vec::new(),
             saves: BTreeMap::new(),
             removes: Vec::new(),
             completes: BTreeMap::new(),
@@ -278,11 +282,8 @@ impl<'c> Unit<'c> {
 
     /// A kind's name; `None` if the number has none (then the row that holds it is damaged).
     pub(crate) async fn kind_name(&mut self, number: i64) -> Result<Option<JobKind>, StorageError> {
-        if let Some(kind) = self.names.kind_name(number) {
+        if let Some(kind) = self.known_kind(number) {
             return Ok(Some(kind));
-        }
-        if let Some((kind, _)) = self.kinds.iter().find(|(_, known)| *known == number) {
-            return Ok(Some(kind.clone()));
         }
         let [rows] = self.ask([(KIND_NAME, vec![number.into()])]).await?;
         let name = rows.first().and_then(|row| row.try_get::<String, _>(0).ok());
@@ -291,6 +292,12 @@ impl<'c> Unit<'c> {
             self.kinds.push((kind.clone(), number));
         }
         Ok(kind)
+    }
+
+    /// A kind's name, if it was asked for before.
+    pub(crate) fn known_kind(&self, number: i64) -> Option<JobKind> {
+        let here = || self.kinds.iter().find(|(_, known)| *known == number).map(|(kind, _)| kind.clone());
+        self.names.kind_name(number).or_else(here)
     }
 
     /// The records of rows.
@@ -354,6 +361,9 @@ impl<'c> Unit<'c> {
 
     /// Ends a job that was counted out: keeps or removes its record, frees its key, tells its watchers.
     pub(crate) fn end(&mut self, at: usize, mut row: Row, state: JobState, failure: Option<FailReason>) -> Option<Row> {
+        if let Some(reason) = failure.filter(|_| self.has_dead_letter(at)) {
+            self.copy(at, &row, reason);
+        }
         let (now, number) = (self.queues[at].now, self.queues[at].number);
         let plain = row.extra.is_none();
         let options = row.options();

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, FollowUp};
 use crate::codec::{self, CodecError};
-use crate::job::{CodecTag, CorrelationId, Job, JobId, JobSpec, Payload, Progress, QueueName};
+use crate::job::{CodecTag, CorrelationId, Job, JobId, JobSpec, Origin, Payload, Progress, QueueName};
 use crate::storage::{Claim, Lease, Note, NoteAnswer, Outcome, Settlement, StorageError};
 
 /// A handler's view of its run. Cloning it is cheap; it can be moved into tasks of the handler's own.
@@ -213,6 +213,11 @@ impl<S> Context<S> {
     /// The job's correlation id.
     pub fn correlation_id(&self) -> Option<&CorrelationId> {
         self.run.claim.spec.options.correlation_id.as_ref()
+    }
+
+    /// Where the job failed before, and how, if it is a dead letter or was redriven from one.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.run.claim.spec.origin.as_deref()
     }
 
     /// A number that rises with every claim of this job. Hand it to systems that can refuse a lower one than they saw

@@ -117,6 +117,7 @@ impl Unit<'_> {
             next = None;
         }
         let looked = self.look(at, claim, &kinds, std::mem::take(&mut rows), false).await?;
+        self.post().await?;
         self.answer(at, claim, looked, next).await
     }
 
@@ -131,6 +132,7 @@ impl Unit<'_> {
         let [answer] = self.ask([line_ask(number, Slot::Solo, claim.max_items, claim.max_bytes)]).await?;
         let rows = read_line(&answer)?;
         let claims = self.look(at, claim, kinds, rows, true).await?;
+        self.post().await?;
         if claims.is_empty() {
             return Ok(None);
         }
@@ -175,6 +177,9 @@ impl Unit<'_> {
                 }
             };
             if is_expired(row.expires_at, now) {
+                if self.has_dead_letter(at) {
+                    self.complete_rows(&mut [&mut row]).await?;
+                }
                 self.queues[at].leave(&row);
                 self.fail(at, row, FailReason::Expired, ErrorKind::Expired, EXPIRED_MESSAGE);
                 continue;

@@ -31,6 +31,9 @@ impl Unit<'_> {
         settled.answers.reserve(settlements.len());
         // What an earlier settlement of this call did to a job, for a second one of the same.
         let mut gone: HashSet<JobId> = HashSet::new();
+        if self.has_dead_letter(at) {
+            self.complete_failing(at, settlements, &mut rows).await?;
+        }
         for settlement in settlements {
             let lease = settlement.lease;
             let Some(row) = rows.get(&lease.id).filter(|_| !gone.contains(&lease.id)) else {
@@ -67,11 +70,30 @@ impl Unit<'_> {
             let mut follow_ups = Vec::with_capacity(settlement.follow_ups.len());
             if !settlement.follow_ups.is_empty() {
                 settled.line_changed = true;
+                self.post().await?;
                 follow_ups = self.follow_ups(&settlement.follow_ups).await?;
             }
             settled.answers.push(SettleAnswer::Settled { state, follow_ups });
         }
+        self.post().await?;
         Ok(settled)
+    }
+
+    /// Reads what the copies of those jobs need that these settlements let fail.
+    async fn complete_failing(
+        &mut self,
+        at: usize,
+        settlements: &[Settlement],
+        rows: &mut HashMap<JobId, Row>,
+    ) -> Result<(), StorageError> {
+        let now = self.queues[at].now;
+        let fails = |one: &&Settlement| {
+            let row = rows.get(&one.lease.id).filter(|row| row.epoch == one.lease.epoch);
+            row.is_some_and(|row| settle(row.standing(&row_options(row)), &one.outcome, now).failure.is_some())
+        };
+        let failing: HashSet<JobId> = settlements.iter().filter(fails).map(|one| one.lease.id).collect();
+        let mut failing: Vec<&mut Row> = rows.values_mut().filter(|row| failing.contains(&row.id)).collect();
+        self.complete_rows(&mut failing).await
     }
 
     /// Inserts follow-ups, each on its own queue, in their order.

@@ -11,6 +11,7 @@ use sqlx::sqlite::SqliteRow;
 
 use crate::jobs::claim::{DUE, NEXT_RANK};
 use crate::queue::Queue;
+use crate::row::Row;
 use crate::unit::{Ask, Unit, first_int};
 
 /// Whether there are holds that [`PURGE`](super::enqueue::PURGE) removes, by `ferroq_dedup_by_until`.
@@ -90,6 +91,7 @@ impl Unit<'_> {
                 left = left.saturating_sub(1);
             }
         }
+        self.post().await?;
         self.purge_keys(at, PURGE_KEYS_MAX);
         self.queues[at].attend();
         let asks = Pending::asks(&self.queues[at]);
@@ -105,8 +107,13 @@ impl Unit<'_> {
         let active = self.queues[at].place(JobState::Active).into();
         let limit = i64::try_from(max_items).unwrap_or(i64::MAX);
         let [rows] = self.ask([(DUE, vec![active, now.as_micros().into(), limit.into()])]).await?;
-        let rows = self.rows(&rows, false).await?;
+        let mut rows = self.rows(&rows, false).await?;
         let stalled = rows.len();
+        if self.has_dead_letter(at) {
+            let fails = |row: &&mut Row| crash(row.standing(&row.options())).failure.is_some();
+            let mut failing: Vec<&mut Row> = rows.iter_mut().filter(fails).collect();
+            self.complete_rows(&mut failing).await?;
+        }
         for mut row in rows {
             let verdict = crash(row.standing(&row.options()));
             row.epoch = next_epoch(row.epoch, now);

@@ -170,6 +170,14 @@ impl Client {
         self.act(id, Act::Remove).await
     }
 
+    /// Brings a dead letter that is not running back to the queue that it comes from, as a new job.
+    ///
+    /// # Errors
+    /// [`ClientError::Storage`].
+    pub async fn redrive(&self, id: JobId) -> Result<ActAnswer, ClientError> {
+        self.act(id, Act::Redrive).await
+    }
+
     /// Finishes what is under way and closes the storage handle, for all clones of this client.
     pub async fn close(&self) {
         self.storage.close().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Client, ClientError};
 use crate::event::EventCursor;
-use crate::job::{JobId, JobRecord, JobState, Priority, QueueName, Start};
+use crate::job::{JobId, JobRecord, JobState, NameError, Priority, QueueName, Start};
 use crate::storage::{
     Act, ActAnswer, ActReport, ActRequest, JobFilter, ListCursor, ListRequest, ObliterateAnswer, Page, QueueConfig,
     QueueCounts, Selection,
@@ -85,6 +85,18 @@ impl QueueHandle {
         Ok(self.client.storage().configure(&self.name, config).await?)
     }
 
+    /// Names the queue that gets a copy of each job that fails for good here, for every process; or none. The other
+    /// settings stay as they are, unless somebody else changes them at the same moment.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] if that is no name, [`ClientError::Storage`] also if it is this very queue.
+    pub async fn dead_letter(&self, queue: Option<&str>) -> Result<(), ClientError> {
+        let invalid = |error: NameError| ClientError::Invalid { problems: vec![error.to_string()] };
+        let mut config = self.config().await?;
+        config.dead_letter = queue.map(QueueName::new).transpose().map_err(invalid)?;
+        self.configure(config).await
+    }
+
     /// Stops claims from it, in every process. Jobs that run go on, jobs can be enqueued.
     ///
     /// # Errors
@@ -112,7 +124,7 @@ impl QueueHandle {
         }
         match act {
             // These take jobs out of the walk's way.
-            Act::Cancel | Act::Promote | Act::Remove => self.act_walking(filter, act).await,
+            Act::Cancel | Act::Promote | Act::Remove | Act::Redrive => self.act_walking(filter, act).await,
             // All will start at one instant, however long the steps take.
             Act::Reschedule(Start::After(delay)) => {
                 let at = self.client.storage().now(&self.name).await?.after(delay);
@@ -221,6 +233,15 @@ impl QueueHandle {
         self.act(filter, Act::Remove).await
     }
 
+    /// Brings every dead letter that matches, and is not Active, back to the queue that it comes from, as a new job with full
+    /// budgets. Jobs that are no dead letters answer [`ActAnswer::Refused`].
+    ///
+    /// # Errors
+    /// As [`act`](Self::act).
+    pub async fn redrive(&self, filter: JobFilter) -> Result<Vec<(JobId, ActAnswer)>, ClientError> {
+        self.act(filter, Act::Redrive).await
+    }
+
     /// Removes everything that waits: Waiting, Delayed and Blocked jobs. Active ones go on. Answers how many went.
     ///
     /// # Errors
@@ -278,7 +299,7 @@ fn states_for(act: &Act) -> &'static [JobState] {
         Act::Retry { .. } => &[Completed, Failed, Cancelled],
         Act::Promote => &[Delayed],
         Act::Reschedule(_) => &[Waiting, Delayed],
-        Act::Remove => &[Waiting, Delayed, Blocked, Completed, Failed, Cancelled],
+        Act::Remove | Act::Redrive => &[Waiting, Delayed, Blocked, Completed, Failed, Cancelled],
     }
 }
 

@@ -139,6 +139,7 @@ impl Checked {
             start: self.start,
             dedup: self.dedup.clone(),
             options: self.options.clone(),
+            origin: None,
         }))
     }
 }

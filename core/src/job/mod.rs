@@ -4,6 +4,7 @@ mod id;
 mod kind;
 mod names;
 mod options;
+mod origin;
 mod payload;
 mod record;
 mod state;
@@ -14,6 +15,7 @@ pub use names::{
     CorrelationId, DedupKey, JobKind, LaneKey, LaneName, NAME_BYTES_MAX, NameError, QueueName, Tag, WorkerId,
 };
 pub use options::{JobOptions, JobSpec, Priority, Start};
+pub use origin::Origin;
 pub use payload::{CodecTag, PAYLOAD_BYTES_MAX_DEFAULT, Payload};
 pub use record::{
     ERROR_TEXT_BYTES_MAX, ERRORS_KEPT_MAX, ErrorEntry, ErrorKind, FailReason, JobRecord, LOG_LINE_BYTES_MAX,

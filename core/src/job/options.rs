@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CorrelationId, JobId, JobKind, LaneKey, Payload, QueueName, Tag};
+use super::{CorrelationId, JobId, JobKind, LaneKey, Origin, Payload, QueueName, Tag};
 use crate::clock::Timestamp;
 use crate::policy::backoff::Backoff;
 use crate::policy::dedup::Dedup;
@@ -182,6 +182,9 @@ pub struct JobSpec {
     /// Everything else.
     #[serde(default)]
     pub options: Arc<JobOptions>,
+    /// Where it comes from, if it is a dead letter, or was redriven from one. Storages set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Arc<Origin>>,
 }
 
 impl JobSpec {
@@ -198,6 +201,7 @@ impl JobSpec {
             start: Start::Now,
             dedup: None,
             options: JobOptions::shared_default(),
+            origin: None,
         }
     }
 }

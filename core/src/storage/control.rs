@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{CallId, EVENT_ENTRIES_KEPT_DEFAULT, ListCursor, StorageError};
+use super::{CallId, EVENT_ENTRIES_KEPT_DEFAULT, ErrorCode, ListCursor, StorageError};
 use crate::clock::Timestamp;
 use crate::job::{JobId, JobKind, JobRecord, JobState, LaneKey, Priority, QueueName, Start, Tag};
 use crate::policy::retention::Retention;
@@ -21,11 +21,34 @@ pub struct QueueConfig {
     pub retention: Retention,
     /// How many entries of the event log are kept, at least.
     pub event_entries_kept: u64,
+    /// The queue that gets a copy of each job that fails for good here; not this queue itself. Jobs whose stored record
+    /// can't be read are not copied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<QueueName>,
+}
+
+impl QueueConfig {
+    /// Whether these can be the settings of `queue`; storages ask before they store them.
+    ///
+    /// # Errors
+    /// `Invalid`, saying what is wrong.
+    pub fn check(&self, queue: &QueueName) -> Result<(), StorageError> {
+        if self.dead_letter.as_ref() == Some(queue) {
+            let message = format!("the queue {queue} can't be its own dead-letter queue");
+            return Err(StorageError::new(ErrorCode::Invalid, message));
+        }
+        Ok(())
+    }
 }
 
 impl Default for QueueConfig {
     fn default() -> Self {
-        QueueConfig { paused: false, retention: Retention::default(), event_entries_kept: EVENT_ENTRIES_KEPT_DEFAULT }
+        QueueConfig {
+            paused: false,
+            retention: Retention::default(),
+            event_entries_kept: EVENT_ENTRIES_KEPT_DEFAULT,
+            dead_letter: None,
+        }
     }
 }
 
@@ -102,6 +125,9 @@ pub enum Act {
     SetPriority(Priority),
     /// Remove the record of a job that is not Active.
     Remove,
+    /// Bring a dead letter that is not Active back to the queue that it comes from, as a new job. Refused to a job that is
+    /// no dead letter, or is on that queue already.
+    Redrive,
 }
 
 /// What became of one job of an [`ActRequest`].
@@ -162,13 +188,14 @@ pub trait Control: Send + Sync + 'static {
     /// Does something with some jobs.
     ///
     /// # Guarantees
-    /// One atomic unit per call. Each job gets an answer of its own; none is touched that the answer does not name.
+    /// One atomic unit per call, what it enqueues on other queues included. Each job gets an answer of its own; none is
+    /// touched that the answer does not name.
     /// Every way out of a live state frees the job's dedup key as its mode says. Promote, reschedule to now and retry
     /// keep the job's seq.
     ///
     /// # Repeating
     /// With the same call id: the same report. Without: every act is idempotent, and what is so already answers
-    /// [`ActAnswer::Unchanged`] (removed: [`ActAnswer::NotFound`]). What counts as "so already": cancel on a Cancelled
+    /// [`ActAnswer::Unchanged`] (removed, redriven: [`ActAnswer::NotFound`]). What counts as "so already": cancel on a Cancelled
     /// job or one already asked (that answers [`ActAnswer::Requested`] again); promote on a Waiting one; retry on a
     /// Waiting, Delayed or Active one (counters are left alone); set_priority to the priority that it has. Reschedule
     /// always sets the time.
@@ -198,13 +225,14 @@ pub trait Control: Send + Sync + 'static {
     /// Stores a queue's settings, and with them the queue's existence.
     ///
     /// # Guarantees
-    /// Every process sees them at its next call. Retention applies to jobs that end from now on, counts at once.
+    /// Every process sees them at its next call. Retention applies to jobs that end from now on, counts at once; a
+    /// dead-letter queue to jobs that fail from now on.
     ///
     /// # Repeating
     /// The same after a repeat.
     ///
     /// # Errors
-    /// As for [`Jobs::enqueue`](super::Jobs::enqueue).
+    /// As for [`Jobs::enqueue`](super::Jobs::enqueue); `Invalid` as [`QueueConfig::check`] says.
     ///
     /// # Backends
     /// The same on all.

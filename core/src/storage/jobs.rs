@@ -311,7 +311,8 @@ pub trait Jobs: Send + Sync + 'static {
     ///
     /// # Guarantees
     /// One atomic unit. Settlements are applied first, each with its follow-ups, budgets and dedup release as
-    /// [`crate::policy::settle::settle`] decides. A job that ended and is not kept is removed; beyond the queue's count
+    /// [`crate::policy::settle::settle`] decides. Of a job that failed for good, a copy is enqueued on its queue's
+    /// dead-letter queue, if it has one. A job that ended and is not kept is removed; beyond the queue's count
     /// the records that may go soonest are pruned, at most twice as many as were added. Then, unless the queue is
     /// paused: up to `max_items` jobs of the asked kinds come off their shelves (in the order priority, seq of each
     /// shelf), up to [`PROMOTE_ITEMS_MAX`] due jobs are promoted in the order (due time, seq), and either the first job
@@ -366,7 +367,7 @@ pub trait Jobs: Send + Sync + 'static {
     ///
     /// # Guarantees
     /// In this order, at most `max_items` all in all: leases by (end, seq), as [`crate::policy::settle::crash`] decides,
-    /// each raising the epoch; due jobs by (due time, seq); records by (state, prune time, seq).
+    /// each raising the epoch and, if the job failed by it, with a copy on the queue's dead-letter queue; due jobs by (due time, seq); records by (state, prune time, seq).
     ///
     /// # Repeating
     /// A repeat finds less to do.

@@ -32,6 +32,7 @@ topics! {
     expiry, __conformance_expiry;
     dedup, __conformance_dedup;
     follow_ups, __conformance_follow_ups;
+    dead_letter, __conformance_dead_letter;
     renew, __conformance_renew;
     annotate, __conformance_annotate;
     sweep, __conformance_sweep;

@@ -137,6 +137,7 @@ impl Shared {
             start: if random.random_bool(0.3) { Start::After(delay) } else { Start::Now },
             dedup: key.flatten().map(|key| Dedup { key, mode: DedupMode::UntilFinished }),
             options: Arc::new(options),
+            origin: None,
         });
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(job.clone());
         job

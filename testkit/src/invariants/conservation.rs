@@ -36,7 +36,8 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
             Step::Seen(snapshot) => {
                 for (queue, job) in snapshot.records() {
                     let life = ledger.lives.of(queue, job.id());
-                    if life.2 == 0 {
+                    // A dead letter comes with its job's failure, and what is redriven with the act; no answer names them.
+                    if life.2 == 0 && job.spec.origin.is_none() {
                         return Err((step, format!("{} of queue {queue:?} came from nowhere", job.id())));
                     }
                 }
@@ -88,7 +89,9 @@ impl Ledger {
             (Call::Act { request, .. }, Answer::Act(report)) => {
                 for (id, answer) in &report.answers {
                     match (&request.act, answer) {
-                        (Act::Remove, ActAnswer::Done(_)) => self.excuse(call.queue(), *id).removed = true,
+                        (Act::Remove | Act::Redrive, ActAnswer::Done(_)) => {
+                            self.excuse(call.queue(), *id).removed = true
+                        }
                         (Act::Cancel, ActAnswer::Done(_)) => self.excuse(call.queue(), *id).ended = true,
                         _ => {}
                     }

@@ -35,6 +35,7 @@ impl Model {
         };
         let answers = ids.into_iter().map(|id| (id, queue.act(id, &request.act))).collect();
         queue.prune_by_count();
+        self.post(clock, &request.queue);
         ActReport { answers, next }
     }
 
@@ -120,6 +121,7 @@ impl QueueModel {
         match act {
             Act::Cancel => self.cancel(id, state),
             Act::Retry { reset } => self.retry(id, state, *reset),
+            Act::Redrive => self.redrive(id, state),
             Act::Promote => self.promote(id, state),
             Act::Reschedule(start) => match state {
                 JobState::Waiting | JobState::Delayed => {

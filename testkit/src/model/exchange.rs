@@ -26,6 +26,7 @@ impl Model {
             queue.leave_attended();
             queue.prune_by_count();
         }
+        self.post(clock, &request.queue);
         ExchangeAnswer { settled, claimed }
     }
 
@@ -71,6 +72,7 @@ impl Model {
             }
             _ => queue.end(id, JobState::Cancelled, None),
         };
+        self.post(clock, name);
         let follow_ups = settlement
             .follow_ups
             .iter()

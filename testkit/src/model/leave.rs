@@ -9,6 +9,7 @@ use ferroq_core::job::{FailReason, JobId, JobRecord, JobState, Slot, Start};
 use ferroq_core::policy::dedup::DedupMode;
 use ferroq_core::policy::retention::{KeepFor, KeepRule};
 
+use super::letters::copy_of;
 use super::queue::{QueueModel, line_of};
 
 /// For how long a record with a waiter stays.
@@ -74,6 +75,11 @@ impl QueueModel {
         job.finished_at = Some(now);
         job.failure = failure;
         job.prune_at = Some(now.after(age));
+        let dead = self.config.dead_letter.clone();
+        if let (Some(job), Some(dead), JobState::Failed) = (self.job(id), dead, state) {
+            let copy = copy_of(job, dead);
+            self.letters.push(copy);
+        }
         self.log(event, id);
         self.let_go(id, if state == JobState::Cancelled { Left::Cancelled } else { Left::ByItself });
         if age == Duration::ZERO {

@@ -21,6 +21,7 @@ mod control;
 mod diff;
 mod exchange;
 mod leave;
+mod letters;
 mod queue;
 mod snapshot;
 mod sweep;

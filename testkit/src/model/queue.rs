@@ -31,6 +31,8 @@ pub struct QueueModel {
     pub(super) counter: i64,
     /// The jobs that the present call ended and whose records were kept.
     pub(super) ended: Vec<JobId>,
+    /// Jobs for other queues, to be enqueued there before anything else happens.
+    pub(super) letters: Vec<Arc<JobSpec>>,
 }
 
 impl QueueModel {

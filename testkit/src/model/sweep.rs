@@ -31,6 +31,7 @@ impl Model {
         let answer = SweepAnswer { stalled, promoted, pruned, more, next: next.map(|at| at.since(queue.now)) };
         queue.leave_attended();
         queue.prune_by_count();
+        self.post(clock, &request.queue);
         answer
     }
 }

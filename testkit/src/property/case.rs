@@ -198,10 +198,25 @@ impl Case {
                 let queue = self.world.names.queue(*queue);
                 let [completed, failed, cancelled] =
                     rules.map(|(age, count)| KeepRule { age: secs(age), count: u64::from(count) });
-                let mut config = QueueConfig::default();
-                config.paused = self.model.queue(&queue).is_some_and(|queue| queue.config.paused);
+                let mut config = self.config(&queue);
                 config.retention = Retention { completed, failed, cancelled };
                 self.call(Call::Configure { queue, config }, false).await?;
+            }
+            Op::DeadLetter { queue, on } => {
+                let queue = self.world.names.queue(*queue);
+                let mut config = self.config(&queue);
+                config.dead_letter = on.then(|| self.world.names.other(&queue));
+                self.call(Call::Configure { queue, config }, false).await?;
+            }
+            Op::Redrive { jobs } => {
+                let there = self.model.records().filter(|(_, job)| job.spec.origin.is_some());
+                let there: Vec<_> = there.map(|(queue, job)| (queue.clone(), job.id())).collect();
+                let mut picked = jobs.iter().filter_map(|place| there.get(usize::from(*place) % there.len().max(1)));
+                let Some((queue, first)) = picked.next().cloned() else { return Ok(()) };
+                let others = picked.filter(|(name, _)| *name == queue).map(|(_, id)| *id);
+                let on = Selection::Ids([first].into_iter().chain(others).collect());
+                let request = ActRequest { call: self.world.call_id(), queue, on, act: Act::Redrive };
+                self.call(Call::Act { request, order: Vec::new() }, false).await?;
             }
             Op::Watch { job } => {
                 let Some(job) = self.world.job(*job) else { return Ok(()) };
@@ -235,6 +250,11 @@ impl Case {
             }
         }
         Ok(())
+    }
+
+    /// The settings that a queue has now.
+    fn config(&self, queue: &QueueName) -> QueueConfig {
+        self.model.queue(queue).map(|queue| queue.config.clone()).unwrap_or_default()
     }
 
     fn settlements(&mut self, queue: u8, drafts: &[SettleDraft]) -> (QueueName, Vec<Settlement>) {
@@ -360,7 +380,9 @@ impl Case {
 
     /// Works off everything: workers that handle every kind, succeed, and are never too late.
     async fn drain(&mut self) -> Outcomes {
-        for queue in self.world.names.queues().to_vec() {
+        // The first once more, because what fails in the last may leave copies in it.
+        let queues = self.world.names.queues();
+        for queue in queues.iter().chain(queues.first()).cloned().collect::<Vec<_>>() {
             self.call(Call::SetPaused { queue: queue.clone(), paused: false }, false).await?;
             let mut settlements = Vec::new();
             for _ in 0..DRAIN_ROUNDS_MAX {
@@ -436,5 +458,6 @@ fn act_of(draft: &ActDraft) -> Act {
         ActDraft::Reschedule(seconds) => Act::Reschedule(Start::After(secs(*seconds))),
         ActDraft::SetPriority(priority) => Act::SetPriority(ferroq_core::Priority(*priority)),
         ActDraft::Remove => Act::Remove,
+        ActDraft::Redrive => Act::Redrive,
     }
 }

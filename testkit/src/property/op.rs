@@ -91,6 +91,18 @@ pub enum Op {
         /// The rules.
         rules: [(u16, u8); 3],
     },
+    /// Let the other queue be this one's dead-letter queue, or none.
+    DeadLetter {
+        /// Which queue.
+        queue: u8,
+        /// Whether it has one.
+        on: bool,
+    },
+    /// Redrive jobs that have an origin, by id.
+    Redrive {
+        /// Which, among those that there are.
+        jobs: Vec<u16>,
+    },
     /// Watch a job.
     Watch {
         /// Which, among those made so far.
@@ -241,6 +253,8 @@ pub enum ActDraft {
     SetPriority(u8),
     /// Remove.
     Remove,
+    /// Redrive.
+    Redrive,
 }
 
 /// How many kinds of jobs there are; workers handle all but the last one.
@@ -344,6 +358,7 @@ fn act() -> impl Strategy<Value = ActDraft> {
         2 => seconds().prop_map(ActDraft::Reschedule),
         1 => prop_oneof![Just(1u8), Just(128), Just(200)].prop_map(ActDraft::SetPriority),
         2 => Just(ActDraft::Remove),
+        1 => Just(ActDraft::Redrive),
     ]
 }
 
@@ -400,6 +415,8 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         4 => filtered(),
         3 => (queue(), prop::bool::weighted(0.3)).prop_map(|(queue, paused)| Op::Pause { queue, paused }),
         2 => (queue(), [rule(), rule(), rule()]).prop_map(|(queue, rules)| Op::Configure { queue, rules }),
+        3 => (queue(), prop::bool::weighted(0.7)).prop_map(|(queue, on)| Op::DeadLetter { queue, on }),
+        3 => vec(any::<u16>(), 1..4).prop_map(|jobs| Op::Redrive { jobs }),
         2 => any::<u16>().prop_map(|job| Op::Watch { job }),
         1 => (queue(), any::<bool>(), few()).prop_map(|(queue, force, max_items)| Op::Obliterate { queue, force, max_items }),
         8 => prop_oneof![

@@ -60,7 +60,7 @@ impl Names {
         pick(&self.tags, number)
     }
 
-    fn other(&self, queue: &QueueName) -> QueueName {
+    pub(super) fn other(&self, queue: &QueueName) -> QueueName {
         self.queues.iter().find(|name| *name != queue).unwrap_or(queue).clone()
     }
 }
@@ -150,6 +150,7 @@ impl World {
                 },
             }),
             options: Arc::new(options),
+            origin: None,
         });
         self.jobs.push(job.clone());
         job
