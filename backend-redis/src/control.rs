@@ -11,7 +11,7 @@ use redis::{Cmd, Value};
 
 use crate::RedisStorage;
 use crate::error::{CallError, invalid, unsupported};
-use crate::exchange::strange;
+use crate::exchange::{FLAG_OUTBOX, strange};
 use crate::inspect::{array, count};
 use crate::outbox::Relayer;
 use crate::record::{bytes_of, id_of};
@@ -49,7 +49,12 @@ impl Control for RedisStorage {
             }
         };
         let report = self.run(&ACT, &keys, &keys.answers(call.map(|call| call.session)), args).await?;
-        report_of(report).map_err(|Unreadable| strange("the report of an act"))
+        let (report, outbox) = report_of(report).map_err(|Unreadable| strange("the report of an act"))?;
+        if outbox && !self.held_up.has(&queue) {
+            self.step("settled");
+            self.relay(&keys, &[], Relayer::Call { letters: report.answers.len() }).await;
+        }
+        Ok(report)
     }
 
     async fn config(&self, queue: &QueueName) -> Result<QueueConfig, StorageError> {
@@ -57,6 +62,7 @@ impl Control for RedisStorage {
     }
 
     async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError> {
+        config.check(queue)?;
         let (.., stored) = stored_settings(self.look(&SETTINGS, queue, |cmd| cmd).await?)?;
         let json = json_of(&config, &stored);
         self.store_config(queue, |cmd| config_args(cmd, Some((&config, &json)))).await.map(drop)
@@ -151,13 +157,16 @@ fn act_bytes(act: &Act) -> Result<Vec<u8>, StorageError> {
         }
         Act::SetPriority(priority) => vec![4, priority.0],
         Act::Remove => vec![5],
+        Act::Redrive => vec![6],
         _ => return Err(unsupported("this version of the Redis backend does not know this act")),
     })
 }
 
-fn report_of(report: Value) -> Result<ActReport, Unreadable> {
+/// The report of an act, and whether there is something in the outbox.
+fn report_of(report: Value) -> Result<(ActReport, bool), Unreadable> {
     let mut values = array(report)?.into_iter().map(bytes_of);
-    let (next, answers) = (values.next().ok_or(Unreadable)??, values.next().ok_or(Unreadable)??);
+    let mut value = || values.next().ok_or(Unreadable)?;
+    let (next, answers, flags) = (value()?, value()?, value()?);
     let mut report = ActReport { answers: Vec::new(), next: walk::next(&next)? };
     let mut from = Reader(&answers);
     while !from.0.is_empty() {
@@ -174,7 +183,7 @@ fn report_of(report: Value) -> Result<ActReport, Unreadable> {
         };
         report.answers.push((id, answer));
     }
-    Ok(report)
+    Ok((report, Reader(&flags).u8()? & FLAG_OUTBOX != 0))
 }
 
 /// Settings as JSON, with what a newer library keeps beside those that this one knows.
@@ -188,10 +197,10 @@ pub(crate) fn json_of(config: &QueueConfig, stored: &[u8]) -> String {
     serde_json::Value::Object(all).to_string()
 }
 
-/// Adds the nine arguments of a queue's settings; see `config.lua`.
+/// Adds the ten arguments of a queue's settings; see `config.lua`.
 pub(crate) fn config_args<'a>(cmd: &'a mut Cmd, config: Option<(&QueueConfig, &str)>) -> &'a mut Cmd {
     let Some((config, json)) = config else {
-        return (0..9).fold(cmd, |cmd, _| cmd.arg(""));
+        return (0..10).fold(cmd, |cmd, _| cmd.arg(""));
     };
     cmd.arg(u8::from(config.paused)).arg(json);
     let retention = &config.retention;
@@ -199,7 +208,8 @@ pub(crate) fn config_args<'a>(cmd: &'a mut Cmd, config: Option<(&QueueConfig, &s
         cmd.arg(micros(rule.age)).arg(rule.count);
     }
     // The server counts entries in a signed number.
-    cmd.arg(i64::try_from(config.event_entries_kept).unwrap_or(i64::MAX))
+    cmd.arg(i64::try_from(config.event_entries_kept).unwrap_or(i64::MAX));
+    cmd.arg(config.dead_letter.as_ref().map_or("", |queue| queue.as_str()))
 }
 
 /// What `settings.lua` answers: whether the queue exists, whether it is paused, and its settings as JSON.

@@ -82,7 +82,9 @@ impl RedisStorage {
         let has_own = settled.iter().any(|(_, sent)| !sent.is_empty());
         if has_own || (answered.outbox && !self.held_up.has(&queue)) {
             self.step("settled");
-            self.relay_own(&keys, &settlements, follow_ups, &mut settled).await;
+            // Each settlement and each job looked at may have left a dead letter.
+            let letters = settlements.len() + claim.as_ref().map_or(0, |claim| claim.max_items);
+            self.relay_own(&keys, &settlements, follow_ups, &mut settled, letters).await;
         }
         Ok(ExchangeAnswer { settled: settled.into_iter().map(|(answer, _)| answer).collect(), claimed })
     }
@@ -105,6 +107,7 @@ impl RedisStorage {
         settlements: &[Settlement],
         follow_ups: Vec<FollowUpArg>,
         settled: &mut [(SettleAnswer, Vec<Sent>)],
+        letters: usize,
     ) {
         let mut parcels = Vec::new();
         let mut written = follow_ups.into_iter();
@@ -116,7 +119,7 @@ impl RedisStorage {
                 }
             }
         }
-        let delivered = self.relay(keys, &parcels, Relayer::Call).await.delivered;
+        let delivered = self.relay(keys, &parcels, Relayer::Call { letters }).await.delivered;
         for ((answer, sent), settlement) in settled.iter_mut().zip(settlements) {
             let SettleAnswer::Settled { follow_ups, .. } = answer else { continue };
             for sent in sent {

@@ -1,5 +1,5 @@
-//! The outbox: what a settlement has for other queues. It is written by the settlement's own script, in the settlement's
-//! own slot, and relayed from there: by the call itself, and by any client's sweep after a crash. A destination takes
+//! The outbox: what a settlement has for other queues, dead letters, and jobs that are redriven. It is written by the
+//! script that settles, sweeps or acts, in its own slot, and relayed from there: by the call itself, and by any client's sweep after a crash. A destination takes
 //! each number of a source once, in order, so a relay that is repeated, or done by two, doubles nothing.
 
 use std::collections::{HashMap, HashSet};
@@ -151,7 +151,7 @@ impl HeldUp {
         destinations.extend(relay.failed.keys().cloned());
         let has_unreadable = unread || (before.has_unreadable && !relay.saw_all);
         let pass = match by {
-            Relayer::Call => before.pass,
+            Relayer::Call { .. } => before.pass,
             Relayer::Sweep => (down.is_none() && !relay.saw_all).then(|| relay.pass.clone()),
         };
         let standing = Standing { is_down: down.is_some(), has_unreadable, destinations, pass };
@@ -165,9 +165,9 @@ impl HeldUp {
 /// Who relays, and so how much of what there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Relayer {
-    /// A call with follow-ups of its own, or that found some: it goes not much further than its own, and leaves queues that
-    /// could not be reached to sweeps.
-    Call,
+    /// A call with follow-ups of its own, up to so many dead letters or redriven jobs besides, or that found some: it goes
+    /// not much further than its own, and leaves queues that could not be reached to sweeps.
+    Call { letters: usize },
     /// A sweep.
     Sweep,
 }
@@ -177,11 +177,11 @@ impl RedisStorage {
     pub(crate) async fn relay(&self, keys: &QueueKeys, own: &[Parcel], by: Relayer) -> Relayed {
         let mut relay = Relay::default();
         let rounds = match by {
-            Relayer::Call => own.len() / ENTRIES_MAX + 2,
+            Relayer::Call { letters } => (own.len() + letters) / ENTRIES_MAX + 2,
             Relayer::Sweep => SWEEP_ROUNDS_MAX,
         };
         match by {
-            Relayer::Call => relay.passed = self.held_up.destinations(&keys.queue),
+            Relayer::Call { .. } => relay.passed = self.held_up.destinations(&keys.queue),
             Relayer::Sweep => relay.pass = self.held_up.take_pass(&keys.queue).unwrap_or_default(),
         }
         let mut ended = self.relay_all(keys, rounds, &mut relay).await;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use ferroq_core::clock::{Timestamp, micros};
 use ferroq_core::job::{
-    ErrorEntry, ErrorKind, FailReason, JobId, JobKind, JobRecord, JobSpec, JobState, LogLine, Notes, Payload, Priority,
-    Progress, QueueName, Slot, WorkerId, clip,
+    ErrorEntry, ErrorKind, FailReason, JobId, JobKind, JobRecord, JobSpec, JobState, LogLine, Notes, Origin, Payload,
+    Priority, Progress, QueueName, Slot, WorkerId, clip,
 };
 use ferroq_core::storage::{Claim, Lease};
 use redis::Value;
@@ -281,12 +281,7 @@ fn placeholder(queue: &QueueName, id: JobId) -> JobSpec {
 }
 
 fn notes_of([errors, progress, checkpoint, result, log]: &[Bytes; 5]) -> Result<Notes, Unreadable> {
-    let mut notes = Notes::default();
-    let mut from = Reader(errors);
-    while !from.0.is_empty() {
-        let (at, run, kind) = (Timestamp::from_micros(from.i64()?), from.u32()?, error_kind(from.u8()?));
-        notes.errors.push(ErrorEntry { at, run, kind, message: long_text(&mut from)? });
-    }
+    let mut notes = Notes { errors: errors_of(errors)?, ..Notes::default() };
     let mut from = Reader(log);
     while !from.0.is_empty() {
         let (at, run) = (Timestamp::from_micros(from.i64()?), from.u32()?);
@@ -298,6 +293,48 @@ fn notes_of([errors, progress, checkpoint, result, log]: &[Bytes; 5]) -> Result<
     notes.checkpoint = payload_of(checkpoint)?;
     notes.result = payload_of(result)?;
     Ok(notes)
+}
+
+fn errors_of(bytes: &[u8]) -> Result<Vec<ErrorEntry>, Unreadable> {
+    let (mut errors, mut from) = (Vec::new(), Reader(bytes));
+    while !from.0.is_empty() {
+        let (at, run, kind) = (Timestamp::from_micros(from.i64()?), from.u32()?, error_kind(from.u8()?));
+        errors.push(ErrorEntry { at, run, kind, message: long_text(&mut from)? });
+    }
+    Ok(errors)
+}
+
+fn write_errors(errors: &[ErrorEntry], to: &mut Vec<u8>) {
+    for entry in errors {
+        to.extend(entry.at.as_micros().to_be_bytes());
+        to.extend(entry.run.to_be_bytes());
+        to.push(error_number(entry.kind));
+        write_long_text(&entry.message, to);
+    }
+}
+
+/// Writes where a dead letter comes from; `letter.lua` writes the same.
+pub(crate) fn write_origin(origin: &Origin, to: &mut Vec<u8>) {
+    spec::text(&origin.queue, to);
+    to.extend(origin.id.as_bytes());
+    to.push(reason_number(origin.reason));
+    to.extend(origin.failed_at.as_micros().to_be_bytes());
+    to.extend(origin.attempts.to_be_bytes());
+    to.extend(origin.crashes.to_be_bytes());
+    write_errors(&origin.errors, to);
+}
+
+pub(crate) fn read_origin(bytes: &[u8]) -> Result<Origin, Unreadable> {
+    let mut from = Reader(bytes);
+    Ok(Origin {
+        queue: QueueName::new(from.text()?).map_err(|_| Unreadable)?,
+        id: JobId::from_bytes(from.array()?),
+        reason: reason_of(from.u8()?).ok_or(Unreadable)?,
+        failed_at: Timestamp::from_micros(from.i64()?),
+        attempts: from.u32()?,
+        crashes: from.u32()?,
+        errors: errors_of(from.0)?,
+    })
 }
 
 fn long_text(from: &mut Reader<'_>) -> Result<String, Unreadable> {
@@ -386,12 +423,7 @@ pub(crate) fn write(record: &JobRecord) -> JobParts {
 
 fn note_bytes(notes: &Notes) -> [Vec<u8>; 5] {
     let (mut errors, mut log) = (Vec::new(), Vec::new());
-    for entry in &notes.errors {
-        errors.extend(entry.at.as_micros().to_be_bytes());
-        errors.extend(entry.run.to_be_bytes());
-        errors.push(error_number(entry.kind));
-        write_long_text(&entry.message, &mut errors);
-    }
+    write_errors(&notes.errors, &mut errors);
     for line in &notes.log {
         log.extend(line.at.as_micros().to_be_bytes());
         log.extend(line.run.to_be_bytes());

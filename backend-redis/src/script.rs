@@ -129,14 +129,15 @@ macro_rules! scripts {
 scripts! {
     // Refused when the server is at its memory limit; everything else works on, so that a full server can be emptied.
     ENQUEUE = "enqueue", "", ["names" "pack" "turn" "record" "leave" "finish" "put"];
-    EXCHANGE = "exchange", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "put" "settle" "claim" "follow"];
+    EXCHANGE = "exchange", "allow-oom",
+        ["names" "pack" "turn" "record" "leave" "letter" "finish" "put" "settle" "claim" "follow"];
     RENEW = "renew", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish"];
     ANNOTATE = "annotate", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish"];
-    SWEEP = "sweep", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "settle" "claim"];
+    SWEEP = "sweep", "allow-oom", ["names" "pack" "turn" "record" "leave" "letter" "finish" "settle" "claim"];
     WATCH = "watch", "allow-oom", ["names" "pack" "turn" "record"];
     QUARANTINE = "quarantine", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "settle" "claim"];
     DELIVER = "deliver", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "put"];
-    ACT = "act", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "walk"];
+    ACT = "act", "allow-oom", ["names" "pack" "turn" "record" "leave" "letter" "finish" "walk"];
     CONFIGURE = "configure", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "config"];
     OBLITERATE = "obliterate", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "walk"];
     RESTORE = "restore", "", ["names" "pack" "turn" "record" "leave" "finish" "config"];

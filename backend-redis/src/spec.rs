@@ -13,6 +13,8 @@ use ferroq_core::job::{
 use ferroq_core::policy::dedup::{Dedup, DedupMode};
 use ferroq_core::policy::retention::{Keep, KeepFor};
 
+use crate::record;
+
 /// Which parts a spec has after its kind; `names.lua` has the same numbers.
 pub(crate) mod traits {
     pub(crate) const DEDUP: u8 = 1;
@@ -24,6 +26,9 @@ pub(crate) mod traits {
     pub(crate) const REST: u8 = 64;
     pub(crate) const PLACE: u8 = 128;
 }
+
+/// With the payload's codec: an origin stands behind the payload, to the end.
+const HAS_ORIGIN: u8 = 128;
 
 /// What stands before the priority in a stored spec: seq, created_at, expires_at.
 pub(crate) const HEAD: usize = 23;
@@ -116,13 +121,17 @@ pub(crate) fn write(spec: &JobSpec, to: &mut Vec<u8>) {
         to.extend((json.len() as u32).to_be_bytes());
         to.extend(json);
     }
-    to.push(spec.payload.codec.number());
+    let origin = spec.origin.as_deref();
+    to.push(spec.payload.codec.number() | if origin.is_some() { HAS_ORIGIN } else { 0 });
     to.extend(spec.payload.version.to_be_bytes());
     to.extend_from_slice(&spec.payload.bytes);
+    if let Some(origin) = origin {
+        record::write_origin(origin, to);
+    }
 }
 
 /// A name: its length, which is at most 128, and its bytes.
-fn text(name: &str, to: &mut Vec<u8>) {
+pub(crate) fn text(name: &str, to: &mut Vec<u8>) {
     to.push(name.len() as u8);
     to.extend_from_slice(name.as_bytes());
 }
@@ -263,7 +272,16 @@ pub(crate) fn read(queue: &QueueName, id: JobId, stored: &Bytes, kinds: &mut Kin
     if traits & (traits::BUDGETS | traits::EXPIRES | traits::KEEP | traits::TAGS | traits::REST) != 0 {
         spec.options = Arc::new(options);
     }
-    spec.payload = payload(&mut from, stored)?;
+    let codec = from.u8()?;
+    let version = from.u16()?;
+    let mut bytes = stored.slice(stored.len() - from.0.len()..);
+    if codec & HAS_ORIGIN != 0 {
+        let origin = from.0.get(payload_len as usize..).ok_or(Unreadable)?;
+        spec.origin = Some(Arc::new(record::read_origin(origin)?));
+        bytes.truncate(payload_len as usize);
+    }
+    let codec = CodecTag::from_number(codec & !HAS_ORIGIN).ok_or(Unreadable)?;
+    spec.payload = Payload { codec, version, bytes };
     if spec.payload.len() != payload_len as usize {
         return Err(Unreadable);
     }

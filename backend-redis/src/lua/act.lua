@@ -1,11 +1,12 @@
 -- An operator's act on jobs, by ids or by filter.
 --
 -- Arguments: the clock's reading, or ''; the call's number, or ''; the lowest number still open, or ''; the act (1 byte: 0
---   cancel, 1 retry, 2 promote, 3 reschedule, 4 set priority, 5 remove) and what it carries (retry: '\1' to reset;
+--   cancel, 1 retry, 2 promote, 3 reschedule, 4 set priority, 5 remove, 6 redrive) and what it carries (retry: '\1' to reset;
 --   reschedule: 0 now, 1 after a span, 2 at an instant (1), and that (8); set priority: the priority (1)); then 'i' and
 --   the ids, or 'f' and a step (see walk.lua).
 -- Answer: where the next step goes on (see walk.lua), or ''; and per job acted on its id (16), what became of it (1 byte: 0
---   done, 1 requested, 2 unchanged, 3 refused, 4 key held, 5 not found), its state (1), and the holder (16) of a held key.
+--   done, 1 requested, 2 unchanged, 3 refused, 4 key held, 5 not found), its state (1), and the holder (16) of a held key;
+--   and flags (1 byte, 2: the outbox is not empty).
 -- Errors: FERROQ_SCHEMA, FERROQ_INVALID.
 -- Work: proportional to the ids, or to the records that the step looks at, and to the bytes of their specs, about 8
 --   microseconds each; and up to twice as many prunings as jobs were cancelled.
@@ -19,7 +20,7 @@ if known then
     return other_call()
   end
   local place_len = byte(known, 2)
-  return { sub(known, 3, 2 + place_len), sub(known, 3 + place_len) }
+  return { sub(known, 3, 2 + place_len), sub(known, 3 + place_len), outbox_flag() }
 end
 local DONE, REQUESTED, UNCHANGED, REFUSED, HELD, NOT_FOUND = 0, 1, 2, 3, 4, 5
 local argument = sub(ARGV[4], 2)
@@ -138,7 +139,14 @@ local function remove_job(j)
   return DONE
 end
 
-local act = ({ [0] = cancel, retry, promote, reschedule, set_priority, remove_job })[byte(ARGV[4])]
+local function redrive(j)
+  if j.state == ACTIVE or not job.send_home(j) then
+    return REFUSED
+  end
+  return remove_job(j)
+end
+
+local act = ({ [0] = cancel, retry, promote, reschedule, set_priority, remove_job, redrive })[byte(ARGV[4])]
 local answers, place = {}, ''
 local function act_on(j)
   local answer, holder = act(j)
@@ -191,4 +199,4 @@ local answered = concat(answers)
 if ARGV[2] ~= '' then
   keep_answers({ ARGV[2], answer_member(ARGV[2], 'A' .. char(#place) .. place .. answered) }, ARGV[3])
 end
-return { place, answered }
+return { place, answered, outbox_flag() }

@@ -20,9 +20,8 @@ local known = recall(call_number)
 local follow_ups = tonumber(ARGV[5 + n])
 local at = 6 + n + follow_ups * 4
 
--- Nothing but follow-ups adds to the outbox.
 local function flags()
-  return ((before.outbox > 0 or follow_ups > 0) and '\2' or '\0') .. now8
+  return outbox_flag() .. now8
 end
 
 if known then

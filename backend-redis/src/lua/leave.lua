@@ -109,6 +109,9 @@ parts_to_open[#parts_to_open + 1] = function()
 
   -- Ends a job that has left its line. Logs no event, because ends have different names.
   function job.finish(j, state, failure)
+    if state == FAILED and meta.dead_letter and failure ~= F.QUARANTINED then
+      job.copy(j, failure)
+    end
     job.free_key(j, state == CANCELLED and EXIT.CANCELLED or EXIT.ENDED)
     if job.has(j, FLAG_WAITED_ON) then
       hint_ended[#hint_ended + 1] = j.id

@@ -72,6 +72,7 @@ parts_to_open[1] = function()
       parts.start_at = take(8)
     end
     if at <= #blob + 1 then
+      parts.rest_at = at
       return parts
     elseif key_end > #blob + 1 then
       return nil

@@ -5,7 +5,7 @@
 -- for: the counter, and the number of restores, as they were before it. New jobs only get seqs beyond that counter.
 --
 -- Arguments: the clock's reading, or ''; the counter and the number of restores as they were before the look, or '' and
---   ''; the settings (see config.lua), or '' nine times; how many keys, and per key its name, and its holder and until
+--   ''; the settings (see config.lua), or '' ten times; how many keys, and per key its name, and its holder and until
 --   when (16 + 8 bytes); then per job id, spec, entry (or ''), and errors, progress, checkpoint, result and log (or '').
 -- Answer: flags (1 byte, 1: the queue was made), how many jobs were written, and how many were there already; or the
 --   counter, the number of restores, and the seqs to look for (7 bytes each), after '\2', with nothing written.
@@ -17,10 +17,10 @@ if refused then
 end
 local restores = call('HGET', K.META, 'restores') or '0'
 local looked_up_to = ARGV[3] == restores and tonumber(ARGV[2]) or -1
-local keys = tonumber(ARGV[13])
+local keys = tonumber(ARGV[14])
 local met, seqs, fresh, to_look_for = {}, {}, {}, {}
 local existing, highest, must_look = 0, meta.seq, false
-for at = 14 + keys * 2, #ARGV, 8 do
+for at = 15 + keys * 2, #ARGV, 8 do
   local id, seq = ARGV[at], sub(ARGV[at + 1], 1, 7)
   if met[id] or call('HEXISTS', K.SPEC, id) == 1 then
     existing = existing + 1
@@ -47,7 +47,7 @@ if ARGV[5] ~= '' then
   store_config(4)
   hint_control = true
 end
-for at = 14, 12 + keys * 2, 2 do
+for at = 15, 13 + keys * 2, 2 do
   local key, hold = ARGV[at], ARGV[at + 1]
   if call('HSETNX', K.DEDUP, key, hold) == 1 and sub(hold, 17, 24) ~= NONE8 then
     call('ZADD', K.HOLDS, number(sub(hold, 17, 24)), key)

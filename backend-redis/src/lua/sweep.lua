@@ -4,16 +4,15 @@
 -- Answer: flags (1 byte, 2: the outbox is not empty), how many stalled, promoted and pruned (4 bytes each), whether there
 --   is more (1 byte), and how many microseconds until something is due (8 bytes, all ones if nothing is pending); one text.
 -- Errors: FERROQ_SCHEMA.
--- Work: proportional to max_items, about 8 microseconds each; and where a gap was longer than half the shortest lease, all
+-- Work: proportional to max_items, about 8 microseconds each, and twice that for each dead letter; and where a gap was longer than half the shortest lease, all
 --   Active jobs, about 2 microseconds each.
 local refused = begin(ARGV[1])
 if refused then
   return refused
 end
-local outbox_flag = before.outbox > 0 and '\2' or '\0'
 if not exists then
   -- An obliterated queue may have left something for others.
-  return outbox_flag .. string.rep('\0', 13) .. LOOK_NONE
+  return outbox_flag() .. string.rep('\0', 13) .. LOOK_NONE
 end
 local room = tonumber(ARGV[2])
 attend()
@@ -60,5 +59,5 @@ if next then
   wait = next >= EXACT_MAX and MAX8 or pack('>i8', math.max(next - now, 0))
 end
 finish()
-return outbox_flag .. pack('>I4I4I4', #late, promoted, pruned)
+return outbox_flag() .. pack('>I4I4I4', #late, promoted, pruned)
   .. ((next and next <= now) and '\1' or '\0') .. wait

@@ -39,7 +39,7 @@ local function queue_event(kind)
 end
 
 local META_FIELDS = { 'layout', 'last', 'attended', 'term_min', 'seq', 'paused', 'keep_completed_age', 'keep_completed',
-  'keep_failed_age', 'keep_failed', 'keep_cancelled_age', 'keep_cancelled', 'events_kept' }
+  'keep_failed_age', 'keep_failed', 'keep_cancelled_age', 'keep_cancelled', 'events_kept', 'dead_letter' }
 
 local function clock_of(given)
   if given ~= '' then
@@ -68,6 +68,7 @@ local function look(given)
     [CANCELLED] = { age = m[11] or '86400000000', count = tonumber(m[12] or 10000) },
   }
   meta.events_kept = m[13] or '10000'
+  meta.dead_letter = m[14] and m[14] ~= '' and m[14]
   local clock = clock_of(given)
   now = clock
   if meta.last and clock < meta.last and meta.last - clock < LAG_MAX then

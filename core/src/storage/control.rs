@@ -23,7 +23,6 @@ pub struct QueueConfig {
     pub event_entries_kept: u64,
     /// The queue that gets a copy of each job that fails for good here; not this queue itself. Jobs whose stored record
     /// can't be read are not copied.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<QueueName>,
 }
 
