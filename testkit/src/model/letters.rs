@@ -43,13 +43,13 @@ fn bare(job: &JobRecord) -> JobSpec {
 fn id_from(job: &JobRecord, at: Timestamp) -> JobId {
     let mut bytes = *job.spec.id.as_bytes();
     let (millis, rest) = (at.as_micros() / 1000, at.as_micros() % 1000);
-    for place in 0..6 {
-        bytes[place] = (millis >> (8 * (5 - place))) as u8;
+    let eight = |number: i64| (0..8).map(move |place| (number >> (56 - 8 * place)) as u8);
+    for (byte, new) in bytes.iter_mut().zip(eight(millis).skip(2)) {
+        *byte = new;
     }
-    bytes[6] ^= (rest >> 8) as u8;
-    bytes[7] ^= rest as u8;
-    for place in 0..8 {
-        bytes[8 + place] ^= (job.epoch >> (8 * (7 - place))) as u8;
+    let mixed = eight(rest).skip(6).chain(eight(job.epoch));
+    for (byte, more) in bytes.iter_mut().skip(6).zip(mixed) {
+        *byte ^= more;
     }
     JobId::from_bytes(bytes)
 }
