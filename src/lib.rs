@@ -73,6 +73,15 @@ pub mod prelude {
     };
 }
 
+/// The pages in `docs`, so that their examples are compiled and run.
+#[cfg(all(doctest, feature = "memory", feature = "derive"))]
+mod pages {
+    #[doc = include_str!("../docs/dead-letter.md")]
+    mod dead_letter {}
+    #[doc = include_str!("../docs/retention.md")]
+    mod retention {}
+}
+
 /// What `#[derive(Job)]` expands to. Not part of the public API.
 #[doc(hidden)]
 pub mod __derive {

@@ -2,6 +2,7 @@
 //! holds the method. A figure is printed only for a run in which every job ran exactly once.
 
 mod backlog;
+mod dead_letter;
 mod drain;
 mod enqueue;
 mod idle;
@@ -77,6 +78,7 @@ async fn all(bench: &mut Bench) -> Result<(), BenchError> {
     enqueue::run(bench).await?;
     drain::run(bench).await?;
     backlog::run(bench).await?;
+    dead_letter::run(bench).await?;
     memory::run(bench).await?;
     latency::run(bench).await?;
     idle::run(bench).await

@@ -40,7 +40,7 @@ impl Tally {
         Arc::new(Tally { runs: (0..jobs).map(|_| AtomicU8::new(0)).collect(), total: AtomicUsize::new(0) })
     }
 
-    fn tick(&self, n: usize) {
+    pub(crate) fn tick(&self, n: usize) {
         if let Some(runs) = self.runs.get(n) {
             runs.fetch_add(1, Ordering::Relaxed);
         }

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use ferroq_core::client::Client;
 use ferroq_core::clock::ManualClock;
 use ferroq_core::job::{JobId, JobState, QueueName};
-use ferroq_core::storage::{EnqueueAnswer, EnqueueRequest, ErrorCode, SettleAnswer, Storage};
+use ferroq_core::storage::{
+    Act, ActAnswer, Claim, EnqueueAnswer, EnqueueRequest, ErrorCode, JobFilter, QueueCounts, Selection, SettleAnswer,
+    Settlement, Storage,
+};
 use ferroq_redis::{RedisOptions, RedisStorage, WaitFor};
 use ferroq_testkit::conformance;
 use ferroq_testkit::harness::{Fixture, Scene, abort, completed, queue_name, spec};
@@ -121,16 +124,63 @@ async fn queues_on_different_nodes_hand_each_other_jobs() {
     tally.is_right(STEPS, &snapshot);
 }
 
+/// A queue on each node.
+fn one_on_each_node(cluster: &Cluster, namespace: &str) -> Vec<QueueName> {
+    let on = |node: &Server| {
+        let is_there = |queue: &String| cluster.node_of(&meta(namespace, queue)).port() == node.port();
+        queue_name(&(0..1000).map(|n| format!("queue-{n}")).find(is_there).expect("hashes differ"))
+    };
+    cluster.masters().into_iter().map(on).collect()
+}
+
+/// Jobs fail on one node, their copies on the second, and those leave copies on the third; then all are redriven.
 #[tokio::test]
-async fn a_flow_and_its_dead_letters_go_from_node_to_node() {
+async fn dead_letters_go_from_node_to_node_and_back() {
+    const JOBS: usize = 120;
     let cluster = quiet().await;
     let namespace = namespace();
-    let mut queues: Vec<QueueName> = Vec::new();
-    for node in cluster.masters() {
-        let is_there = |queue: &String| cluster.node_of(&meta(&namespace, queue)).port() == node.port();
-        let found = (0..1000).map(|n| format!("queue-{n}")).find(is_there).expect("hashes differ");
-        queues.push(queue_name(&found));
+    let queues = one_on_each_node(cluster, &namespace);
+    let storage = open(cluster, &namespace).await;
+    let mut scene = Scene::new(Fixture::new(storage, ManualClock::default(), ()));
+    for pair in queues.windows(2) {
+        scene.queue = pair[0].clone();
+        scene.configure(|config| config.dead_letter = Some(pair[1].clone())).await;
     }
+    scene.queue = queues[0].clone();
+    let ids = scene.put_many(JOBS).await;
+    for queue in &queues[..2] {
+        scene.queue = queue.clone();
+        let claims = scene.claim(JOBS).await;
+        assert_eq!(claims.len(), JOBS, "the copies are here as soon as the failures are answered");
+        let settle = |claim: Claim| Settlement { lease: claim.lease, outcome: abort(), follow_ups: Vec::new() };
+        scene.settle_all(claims.into_iter().map(settle).collect()).await;
+    }
+    let redrive = async |scene: &Scene, state| {
+        let on = Selection::Filter { filter: JobFilter::states([state]), after: None, max_items: 1000 };
+        let report = scene.act_on(on, Act::Redrive).await;
+        assert_eq!(report.answers.len(), JOBS);
+        assert!(report.answers.iter().all(|(_, answer)| *answer == ActAnswer::Done(state)), "{report:?}");
+    };
+    // From the third node to the second, as new jobs; and the copies that failed on the second go home to the first.
+    scene.queue = queues[2].clone();
+    redrive(&scene, JobState::Waiting).await;
+    assert_eq!(scene.counts().await, QueueCounts::default());
+    scene.queue = queues[1].clone();
+    redrive(&scene, JobState::Failed).await;
+    assert_eq!(scene.counts().await.waiting as usize, JOBS, "those that came back are here");
+    scene.queue = queues[0].clone();
+    let home = scene.list(JobFilter::states([JobState::Waiting]), 1000).await;
+    let from: Vec<_> = home.iter().filter_map(|job| job.spec.origin.as_ref()).map(|origin| origin.id).collect();
+    assert_eq!(from, ids, "each failed once, and came home once, in order");
+    let snapshot = site(cluster, &namespace).await.check().await;
+    conserved(&snapshot, ids);
+}
+
+#[tokio::test]
+async fn a_flow_goes_from_node_to_node() {
+    let cluster = quiet().await;
+    let namespace = namespace();
+    let queues = one_on_each_node(cluster, &namespace);
     let storage = open(cluster, &namespace).await;
     let mut scene = Scene::new(Fixture::new(storage, ManualClock::default(), ()));
     scene.queue = queues[0].clone();

@@ -62,7 +62,7 @@ async fn all_well(site: &Site<'_>, server: &Server, namespace: &str) {
 #[cfg(unix)]
 async fn die_at(step: &str, visit: u64) {
     let (server, namespace, site) = prepared().await;
-    let order = Order { url: server.url(), namespace: namespace.clone(), step: step.to_owned(), visit };
+    let order = Order { url: server.url(), namespace: namespace.clone(), step: step.to_owned(), visit, deed: None };
     let status = Child::spawn(CHILD, &order).exit().await;
     assert_eq!(status.signal(), Some(SIGABRT), "the child died at its visit {visit} to {step:?}");
     let before = in_outbox(server, &namespace);

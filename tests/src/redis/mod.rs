@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod contents;
 pub mod guard;
 pub mod holding;
+pub mod letters;
 pub mod load;
 pub mod monitor;
 pub mod options;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ferroq_core::clock::ManualClock;
 use ferroq_core::job::{JobId, JobSpec, JobState, QueueName, WorkerId};
 use ferroq_core::policy::dedup::DedupMode;
 use ferroq_core::storage::{
@@ -15,6 +16,7 @@ use ferroq_testkit::harness::{KIND, SpecExt, TERM, completed, kind, queue_name, 
 use ferroq_testkit::model::Snapshot;
 use serde::{Deserialize, Serialize};
 
+use super::letters::Deed;
 use crate::jobs::id_of;
 
 /// Where the settled jobs are.
@@ -37,6 +39,8 @@ pub struct Order {
     pub step: String,
     /// Which visit to it.
     pub visit: u64,
+    /// What to do instead of settling a series: something about dead letters.
+    pub deed: Option<Deed>,
 }
 
 /// A series of follow-ups; a second one has other ids.
@@ -170,6 +174,19 @@ pub async fn open_with(
     namespace: &str,
     hook: impl Fn(&'static str, u64) + Send + Sync + 'static,
 ) -> Arc<RedisStorage> {
+    open_on(url, namespace, None, hook).await
+}
+
+/// The same, on a clock of its own if one is given.
+///
+/// # Panics
+/// If the server does not answer.
+pub async fn open_on(
+    url: &str,
+    namespace: &str,
+    clock: Option<ManualClock>,
+    hook: impl Fn(&'static str, u64) + Send + Sync + 'static,
+) -> Arc<RedisStorage> {
     let visits = std::sync::Mutex::new(BTreeMap::<&'static str, u64>::new());
     let options = RedisOptions::from_url(url).expect("a URL").namespace(namespace).on_step(move |step| {
         let mut visits = visits.lock().expect("nobody panicked with the visits");
@@ -179,5 +196,9 @@ pub async fn open_with(
         drop(visits);
         hook(step, visit);
     });
+    let options = match clock {
+        Some(clock) => options.clock(Arc::new(clock)),
+        None => options,
+    };
     Arc::new(RedisStorage::open(options).await.expect("the server answers"))
 }
