@@ -130,7 +130,7 @@ scripts! {
     // Refused when the server is at its memory limit; everything else works on, so that a full server can be emptied.
     ENQUEUE = "enqueue", "", ["names" "pack" "turn" "record" "leave" "finish" "put"];
     EXCHANGE = "exchange", "allow-oom",
-        ["names" "pack" "turn" "record" "leave" "letter" "finish" "put" "settle" "claim" "follow"];
+        ["names" "pack" "turn" "record" "leave" "letter" "finish" "put" "settle" "claim"];
     RENEW = "renew", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish"];
     ANNOTATE = "annotate", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish"];
     SWEEP = "sweep", "allow-oom", ["names" "pack" "turn" "record" "leave" "letter" "finish" "settle" "claim"];

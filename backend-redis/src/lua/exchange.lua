@@ -20,16 +20,13 @@ local known = recall(call_number)
 local follow_ups = tonumber(ARGV[5 + n])
 local at = 6 + n + follow_ups * 4
 
-local function flags()
-  return outbox_flag() .. now8
-end
 
 if known then
   if byte(known, 1) ~= 88 then
     return other_call()
   end
   local settled_len = unpack_bytes('>I4', known, 2)
-  local reply = { flags(), sub(known, 6, 5 + settled_len), '' }
+  local reply = { outbox_flag() .. now8, sub(known, 6, 5 + settled_len), '' }
   if #known > 5 + settled_len then
     reply[3] = sub(known, 6 + settled_len, 16 + settled_len)
     -- Of the claims, those whose lease is still current.
@@ -72,9 +69,16 @@ else
     while follow_ups > 0 and next_follow_up < at and tonumber(ARGV[next_follow_up]) == i do
       if byte(settled[i], 1) == 0 then
         flush_done()
-        settled[i] = settled[i]
-          .. follow_up(ARGV[next_follow_up + 1], ARGV[next_follow_up + 2], ARGV[next_follow_up + 3])
-        later[ARGV[next_follow_up + 2]] = call('HGET', K.RUN, ARGV[next_follow_up + 2])
+        local destination, follower, tail = ARGV[next_follow_up + 1], ARGV[next_follow_up + 2], ARGV[next_follow_up + 3]
+        if destination == '' then
+          local answer = put(follower, tail, call('HEXISTS', K.SPEC, follower) == 1)
+          flush_puts()
+          hint_work = hint_work or answer == '\0'
+          settled[i] = settled[i] .. answer
+          later[follower] = call('HGET', K.RUN, follower)
+        else
+          settled[i] = settled[i] .. '\2' .. job.send(destination, follower, tail)
+        end
       end
       next_follow_up = next_follow_up + 4
     end
@@ -101,5 +105,5 @@ if call_number ~= '' then
   end
   keep_answers({ call_number, answer_member(call_number, concat(kept)) }, ARGV[3])
 end
-reply[1], reply[2], reply[3] = flags(), settled_text, rest
+reply[1], reply[2], reply[3] = outbox_flag() .. now8, settled_text, rest
 return reply

@@ -4,27 +4,27 @@
 -- Whether this turn added to the outbox.
 local is_sent = false
 
--- Puts a job in the outbox; answers its number.
-local function send(destination, id, tail)
-  -- One series for all queues, so that numbers rise through the outbox, and whoever reads it in parts meets no younger one
-  -- for a queue before an older one. A number is not below storage time, so that a queue that was obliterated, or lost
-  -- its last writes, gives none twice.
-  local last = tonumber(call('HGET', K.LEDGER, 'o') or '0')
-  local number_sent = math.max(last + 1, now)
-  call('HSET', K.LEDGER, 'o', string.format('%.0f', number_sent))
-  call('PERSIST', K.LEDGER)
-  call('ZADD', K.OUTBOX, string.format('%.0f', number_sent),
-    pack('>I8', number_sent) .. char(#destination) .. destination .. id .. tail)
-  is_sent = true
-  return pack('>I8', number_sent)
-end
-
 -- '\2' if there is something to relay.
 local function outbox_flag()
   return (before.outbox > 0 or is_sent) and '\2' or '\0'
 end
 
 parts_to_open[#parts_to_open + 1] = function()
+  -- Puts a job in the outbox; answers its number.
+  function job.send(destination, id, tail)
+    -- One series for all queues, so that numbers rise through the outbox, and whoever reads it in parts meets no younger one
+    -- for a queue before an older one. A number is not below storage time, so that a queue that was obliterated, or lost
+    -- its last writes, gives none twice.
+    local last = tonumber(call('HGET', K.LEDGER, 'o') or '0')
+    local number_sent = math.max(last + 1, now)
+    call('HSET', K.LEDGER, 'o', string.format('%.0f', number_sent))
+    call('PERSIST', K.LEDGER)
+    call('ZADD', K.OUTBOX, string.format('%.0f', number_sent),
+      pack('>I8', number_sent) .. char(#destination) .. destination .. id .. tail)
+    is_sent = true
+    return pack('>I8', number_sent)
+  end
+
   -- The id of the job that comes of this one now, as ferroq_core::policy::dead_letter derives it.
   local function derived_id(j)
     local micros = math.max(now, 0)
@@ -96,7 +96,7 @@ parts_to_open[#parts_to_open + 1] = function()
     local tail = tail_of(j, char(#queue) .. queue .. j.id .. char(failure) .. now8 .. pack('>I4I4', j.attempts, j.crashes)
       .. errors)
     if tail then
-      send(meta.dead_letter, derived_id(j), tail)
+      job.send(meta.dead_letter, derived_id(j), tail)
     end
   end
 
@@ -107,7 +107,7 @@ parts_to_open[#parts_to_open + 1] = function()
     if not queue or queue == '' or queue == home() then
       return false
     end
-    send(queue, derived_id(j), tail)
+    job.send(queue, derived_id(j), tail)
     return true
   end
 end
