@@ -30,7 +30,7 @@ mod connect;
 
 pub use connect::{ConnectError, connect};
 pub use ferroq_core::client::{
-    Client, ClientError, Enqueue, EnqueueAll, EventItem, FollowUp, JobHandle, QueueHandle, WaitError,
+    Client, ClientError, Enqueue, EnqueueAll, EventItem, FollowUp, JobHandle, Limiter, QueueHandle, WaitError,
 };
 pub use ferroq_core::clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use ferroq_core::codec::{self, CodecError};
@@ -43,10 +43,11 @@ pub use ferroq_core::job::{
 };
 pub use ferroq_core::policy::backoff::{Backoff, Jitter};
 pub use ferroq_core::policy::dedup::DedupMode;
+pub use ferroq_core::policy::rate::{CalendarUnit, Per, Rate, RateError, TimeZoneName};
 pub use ferroq_core::policy::retention::{Keep, KeepFor, KeepRule, Retention};
 pub use ferroq_core::storage::{
-    self, Act, ActAnswer, Capabilities, DurabilityReport, EnqueueAnswer, JobFilter, QueueConfig, QueueCounts, Storage,
-    StorageError,
+    self, AcquireAnswer, Act, ActAnswer, Capabilities, DurabilityReport, EnqueueAnswer, JobFilter, QueueConfig,
+    QueueCounts, Storage, StorageError,
 };
 pub use ferroq_core::testing;
 pub use ferroq_core::worker::{RunningWorker, Worker, WorkerBuilder, WorkerError, WorkerReport};
@@ -69,7 +70,8 @@ pub use ferroq_sqlite as sqlite;
 /// What most programs need: `use ferroq::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Backoff, Client, Context, DedupMode, Job, JobError, JobHandle, JobResult, KeepFor, OrAbort, Worker, connect,
+        Backoff, Client, Context, DedupMode, Job, JobError, JobHandle, JobResult, KeepFor, OrAbort, Rate, Worker,
+        connect,
     };
 }
 

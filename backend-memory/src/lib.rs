@@ -19,6 +19,7 @@ mod exchange;
 mod inspect;
 mod jobs;
 mod keys;
+mod limits;
 mod queue;
 mod renew;
 mod roster;

@@ -11,6 +11,7 @@ use ferroq_core::clock::{Clock, Timestamp};
 use ferroq_core::job::QueueName;
 use ferroq_core::storage::{Capabilities, ErrorCode, SignalHub, Storage, StorageError};
 
+use crate::limits::Limiters;
 use crate::queue::QueueState;
 use crate::time::RuntimeClock;
 use crate::turn::Hints;
@@ -29,6 +30,7 @@ pub struct MemoryStorage {
 pub(crate) struct Store {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) signals: SignalHub,
+    limiters: Mutex<Limiters>,
     virtual_time: bool,
     /// A queue that was named once keeps its (then empty) state here, so that nobody can write to a state that was
     /// just taken out.
@@ -52,7 +54,13 @@ impl MemoryStorageBuilder {
     pub fn build(self) -> MemoryStorage {
         let virtual_time = self.clock.is_none();
         let clock = self.clock.unwrap_or_else(|| Arc::new(RuntimeClock::start()));
-        let store = Store { clock, virtual_time, signals: SignalHub::default(), queues: RwLock::default() };
+        let store = Store {
+            clock,
+            virtual_time,
+            signals: SignalHub::default(),
+            limiters: Mutex::default(),
+            queues: RwLock::default(),
+        };
         MemoryStorage { store: Arc::new(store), closed: Arc::default() }
     }
 }
@@ -97,6 +105,13 @@ impl MemoryStorage {
         drop(state);
         self.hint(name, hints);
         Ok(answer)
+    }
+
+    /// Works on the limiters, given the clock's reading.
+    pub(crate) fn limiters<T>(&self, work: impl FnOnce(&mut Limiters, Timestamp) -> T) -> Result<T, StorageError> {
+        self.check_open()?;
+        let mut limiters = self.store.limiters.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(work(&mut limiters, self.store.clock.now()))
     }
 
     /// The state of a queue, which may not exist.

@@ -24,8 +24,9 @@ enum On {
 }
 
 /// What the client sends outside of scripts, and what for.
-const CLIENT: [(&str, On, &str); 13] = [
+const CLIENT: [(&str, On, &str); 14] = [
     ("blpop", On::Queues, "an idle worker waits for a wake-up"),
+    ("del", On::Queues, "a limiter that is reset"),
     ("eval", On::Queues, "every call whose script the server does not know yet"),
     ("evalsha", On::Queues, "every call"),
     ("exists", On::Queues, "which of the queues that are listed exist"),
@@ -187,7 +188,7 @@ impl Rights {
         let mut words: Vec<String> = right.command.split('|').map(str::to_owned).collect();
         match right.command.as_str() {
             // The words behind these would be keys as well.
-            "exists" | "unlink" | "subscribe" => words.push(key),
+            "del" | "exists" | "unlink" | "subscribe" => words.push(key),
             "eval" | "evalsha" => words.extend(["".to_owned(), "1".to_owned(), key]),
             _ if right.on == On::Nothing => {}
             _ => words.extend([key, "1".to_owned()]),
@@ -283,11 +284,12 @@ mod tests {
     #[test]
     fn every_command_that_the_client_sends_is_in_the_list() {
         // The link's own are what it takes to get to a server, and depend on the options.
-        const SOURCES: [&str; 9] = [
+        const SOURCES: [&str; 10] = [
             include_str!("control.rs"),
             include_str!("enqueue.rs"),
             include_str!("events.rs"),
             include_str!("inspect.rs"),
+            include_str!("limits.rs"),
             include_str!("outbox.rs"),
             include_str!("registry.rs"),
             include_str!("signals.rs"),

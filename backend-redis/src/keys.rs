@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ferroq_core::job::QueueName;
+use ferroq_core::job::{LimiterName, QueueName};
 use uuid::Uuid;
 
 /// What comes after the tag, in the order in which the scripts know the keys (see `lua/names.lua`).
@@ -79,6 +79,27 @@ impl QueueKeys {
     /// The answers kept for another queue's outbox.
     pub(crate) fn answers_to(&self, source: &QueueName) -> String {
         format!("{}answers:from:{source}", self.prefix)
+    }
+}
+
+/// The names of a limiter's keys. A limiter has a tag of its own, so that in a cluster limiters are spread over the nodes; a
+/// queue of the name `limiter:..` has the same tag, and no key of the same name.
+#[derive(Clone, Debug)]
+pub(crate) struct LimiterKeys {
+    /// What it gave.
+    pub(crate) state: String,
+    /// The answers kept for a session.
+    pub(crate) given: String,
+}
+
+impl LimiterKeys {
+    pub(crate) fn new(namespace: &str, limiter: &LimiterName, session: Option<Uuid>) -> Self {
+        let state = format!("ferroq:{{{namespace}:limiter:{limiter}}}:limiter");
+        let given = match session {
+            Some(session) => format!("ferroq:{{{namespace}:limiter:{limiter}}}:given:{session}"),
+            None => format!("ferroq:{{{namespace}:limiter:{limiter}}}:given:none"),
+        };
+        LimiterKeys { state, given }
     }
 }
 

@@ -12,6 +12,7 @@ mod exchange;
 mod inspect;
 mod jobs;
 mod keys;
+mod limits;
 mod link;
 mod options;
 mod outbox;

@@ -55,6 +55,27 @@ impl Script {
         named(answer, link, queue, answers).await
     }
 
+    /// Calls a script that is about no queue, on these keys. They are all of one type.
+    pub(crate) async fn call_on(
+        &self,
+        link: &Link,
+        on: &[&str],
+        args: impl Fn(&mut Cmd) + Send + Sync,
+    ) -> Result<Value, CallError> {
+        let command = |verb: &str, script: &str| {
+            let mut cmd = redis::cmd(verb);
+            cmd.arg(script).arg(on.len()).arg(on);
+            args(&mut cmd);
+            cmd
+        };
+        let answer = match link.call(&command("EVALSHA", &self.hash)).await {
+            Err(error) if error.is_noscript() => link.call(&command("EVAL", &self.body)).await,
+            answer => answer,
+        };
+        // Nobody else writes to the others: they are named by a session.
+        answer.map_err(|error| error.about_key(on.first().copied().unwrap_or_default()))
+    }
+
     /// The same, and then waits until what it wrote has got as far as asked.
     pub(crate) async fn call_and_wait(
         &self,
@@ -141,8 +162,10 @@ scripts! {
     CONFIGURE = "configure", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "config"];
     OBLITERATE = "obliterate", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "walk"];
     RESTORE = "restore", "", ["names" "pack" "turn" "record" "leave" "finish" "config"];
+    ACQUIRE = "acquire", "", ["pack" "rate" "limiter"];
     TOKEN = "token", "allow-oom", ["names" "pack"];
     // These only read, and run on a server that takes no writes.
+    PEEK = "peek", "no-writes", ["pack" "rate" "limiter"];
     FIND = "find", "no-writes", ["names" "pack" "turn" "record" "walk"];
     LIST = "list", "no-writes", ["names" "pack" "turn" "record" "walk"];
     COUNTS = "counts", "no-writes", ["names" "pack" "turn" "record" "walk"];

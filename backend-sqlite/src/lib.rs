@@ -12,6 +12,7 @@ mod in_app;
 mod inspect;
 mod jobs;
 mod letters;
+mod limits;
 mod memory;
 mod names;
 mod notes;

@@ -26,6 +26,7 @@ async fn every_hot_statement_searches_and_sorts_nothing() {
         (crate::queue::PROBE, "ferroq_jobs_by_place"),
         (crate::inspect::WALK_HEADS, "ferroq_jobs_by_place"),
         (crate::jobs::PURGE, "ferroq_dedup_by_until"),
+        (crate::limits::DROP, "ferroq_limiters_by_time"),
         (crate::jobs::LAPSED, "ferroq_dedup_by_until"),
     ]) {
         let plan = plan(&mut conn, sql).await;

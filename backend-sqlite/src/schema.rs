@@ -1,6 +1,6 @@
 //! The tables, all named `ferroq_`, and their version. There is one table of jobs and two indexes on it: by id, and by
 //! place, in which every job stands exactly where its state says; holds of dedup keys that end with time have one by that
-//! time. The app's own tables are never touched, nor is any
+//! time, and so have limiters. The app's own tables are never touched, nor is any
 //! version table but `ferroq_meta`.
 
 /// The version of the tables below.
@@ -80,5 +80,12 @@ CREATE TABLE IF NOT EXISTS ferroq_events (
     at INTEGER NOT NULL,
     body BLOB NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS ferroq_limiters (
+    name TEXT PRIMARY KEY,
+    state BLOB NOT NULL,
+    gone_at INTEGER NOT NULL,
+    stamp INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS ferroq_limiters_by_time ON ferroq_limiters (gone_at);
 INSERT INTO ferroq_meta (name, value) VALUES ('schema', 1) ON CONFLICT (name) DO NOTHING;
 ";

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use ferroq_core::event::EventCursor;
-use ferroq_core::job::{JobRecord, QueueName, Slot};
+use ferroq_core::job::{JobRecord, LimiterName, QueueName, Slot};
+use ferroq_core::policy::rate::{Rate, limiter};
 use ferroq_core::storage::{
-    ActReport, ActRequest, Capabilities, ClaimAnswer, ClaimSpec, Control, DumpPage, DurabilityReport, EnqueueAnswer,
-    EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, ListCursor,
-    ListRequest, Loss, Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts, RenewAnswer, RenewRequest,
-    RestoreAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
+    AcquireAnswer, AcquireRequest, ActReport, ActRequest, Capabilities, ClaimAnswer, ClaimSpec, Control, DumpPage,
+    DurabilityReport, EnqueueAnswer, EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect,
+    JobWatch, Jobs, Lease, Limits, ListCursor, ListRequest, Loss, Note, NoteAnswer, ObliterateAnswer, Page,
+    QueueConfig, QueueCounts, RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver, Storage, StorageError,
+    SweepAnswer, SweepRequest, Transfer,
 };
 use ferroq_core::{JobId, JobState, Timestamp};
 use sqlx::Row as _;
@@ -248,6 +250,23 @@ impl Control for SqliteStorage {
             return Err(invalid("an obliteration in steps of 0 items was asked for; ask for at least 1"));
         }
         answer!(self, Call::Obliterate(queue.clone(), force, max_items), Obliterate)
+    }
+}
+
+#[async_trait]
+impl Limits for SqliteStorage {
+    async fn acquire(&self, request: AcquireRequest) -> Result<AcquireAnswer, StorageError> {
+        limiter::check(&request.rate, request.permits)?;
+        answer!(self, Call::Acquire(request), Acquire)
+    }
+
+    async fn peek(&self, limiter: &LimiterName, rate: &Rate, permits: u32) -> Result<AcquireAnswer, StorageError> {
+        limiter::check(rate, permits)?;
+        self.readers.look_once(async |unit| unit.peek(limiter, rate, permits).await).await
+    }
+
+    async fn reset(&self, limiter: &LimiterName) -> Result<(), StorageError> {
+        self.call(Call::Reset(limiter.clone())).await.map(drop)
     }
 }
 

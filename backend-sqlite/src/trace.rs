@@ -1,16 +1,19 @@
 //! What a transaction leaves in the database to be recognised by: a COMMIT that answers with an error may have happened
 //! all the same, and the caller must not be told that nothing was changed unless that is certain. Each commit leaves a
-//! stamp of its own in the row of every queue that it changes.
+//! stamp of its own in the row of every queue and limiter that it changes.
 
+use ferroq_core::job::LimiterName;
 use sqlx::SqliteConnection;
 
+use crate::limits::LimiterMark;
 use crate::queue::Queue;
 use crate::script::Script;
 use crate::unit::first_int;
 use crate::writer::Call;
 
-/// A queue's stamp, and whether its number was ever given.
+/// A queue's stamp, whether its number was ever given, and a limiter's stamp.
 const STAMP: &str = "SELECT stamp FROM ferroq_queues WHERE number=?";
+const LIMITER_STAMP: &str = "SELECT stamp FROM ferroq_limiters WHERE name=?";
 const NUMBER_GIVEN: &str = "SELECT 1 FROM sqlite_sequence WHERE name='ferroq_queues' AND seq>=?";
 
 /// Where it shows whether a COMMIT that failed has happened all the same.
@@ -23,6 +26,12 @@ pub(crate) enum Trace {
         before: Option<i64>,
         after: Option<i64>,
     },
+    /// In a limiter's row: by the stamps before the transaction (`None` if there was no row) and after it.
+    Limiter {
+        name: LimiterName,
+        before: Option<i64>,
+        after: i64,
+    },
     /// The calls may be taken not to have happened, because to repeat them does no harm.
     NotNeeded,
     Nowhere,
@@ -30,25 +39,33 @@ pub(crate) enum Trace {
 
 impl Trace {
     /// Where a transaction with this stamp left its trace.
-    pub(crate) fn of(queues: &[Queue], stamp: i64, calls: &[Call]) -> Trace {
+    pub(crate) fn of(queues: &[Queue], limiter: Option<LimiterMark>, stamp: i64, calls: &[Call]) -> Trace {
         let row = |queue: &Queue| Trace::Row {
             number: queue.number,
             before: queue.found_stamp,
             after: (!queue.removed).then_some(stamp),
         };
         let left = queues.iter().find(|queue| queue.stamp == stamp || queue.removed).map(row);
+        let limiter = limiter.map(|mark| Trace::Limiter { name: mark.name, before: mark.before, after: stamp });
         let only_watches = calls.iter().all(|call| matches!(call, Call::Watch(..)));
-        left.unwrap_or(if only_watches { Trace::NotNeeded } else { Trace::Nowhere })
+        left.or(limiter).unwrap_or(if only_watches { Trace::NotNeeded } else { Trace::Nowhere })
     }
 
     /// Whether the COMMIT has happened; `None` if that can't be told.
     pub(crate) async fn look(&self, conn: &mut SqliteConnection) -> Result<Option<bool>, sqlx::Error> {
-        let (number, before, after) = match *self {
-            Trace::Row { number, before, after } => (number, before, after),
+        let mut script = Script::default();
+        let (number, before, after) = match self {
+            Trace::Row { number, before, after } => (*number, *before, *after),
+            Trace::Limiter { name, before, after } => {
+                script.add(LIMITER_STAMP, [name.as_str().into()]);
+                let answers = script.run(conn, 0).await?;
+                let found = answers.first().and_then(|rows| first_int(rows));
+                // A row that is not there any more was reset, or is gone: then it does not count whether it was there.
+                return Ok(happened(*before, Some(*after), found, false));
+            }
             Trace::NotNeeded => return Ok(Some(false)),
             Trace::Nowhere => return Ok(None),
         };
-        let mut script = Script::default();
         script.add(STAMP, [number.into()]);
         script.add(NUMBER_GIVEN, [number.into()]);
         let answers = script.run(conn, 0).await?;

@@ -17,6 +17,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use crate::error::{storage_error, unexpected};
+use crate::limits::LimiterMark;
 use crate::memory::{self, Ahead, Known};
 use crate::names::Names;
 use crate::queue::{self, Queue};
@@ -83,6 +84,8 @@ pub(crate) struct Unit<'c> {
     pub(crate) active: HashMap<QueueName, HashMap<JobId, Row>>,
     /// What was read ahead, until something may have changed since.
     pub(crate) ahead: Option<(QueueName, Ahead)>,
+    /// A limiter that was written, to recognise the transaction by.
+    pub(crate) limiter_mark: Option<LimiterMark>,
     /// Whether the transaction relies on memory.
     pub(crate) guarded: bool,
     /// Whether a guard may have failed.
@@ -109,6 +112,7 @@ impl<'c> Unit<'c> {
             known: None,
             active: HashMap::new(),
             ahead: None,
+            limiter_mark: None,
             guarded: false,
             guard_failed: false,
         }

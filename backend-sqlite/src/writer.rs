@@ -6,10 +6,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ferroq_core::job::LimiterName;
 use ferroq_core::storage::{
-    ActReport, ActRequest, AnswerBook, CallAnswer, CallId, DumpPage, Effect, EnqueueAnswer, EnqueueRequest, ErrorCode,
-    ExchangeAnswer, ExchangeRequest, Lease, Note, NoteAnswer, ObliterateAnswer, QueueConfig, RenewAnswer, RenewRequest,
-    RestoreAnswer, StorageError, SweepAnswer, SweepRequest,
+    AcquireAnswer, AcquireRequest, ActReport, ActRequest, AnswerBook, CallAnswer, CallId, DumpPage, Effect,
+    EnqueueAnswer, EnqueueRequest, ErrorCode, ExchangeAnswer, ExchangeRequest, Lease, Note, NoteAnswer,
+    ObliterateAnswer, QueueConfig, RenewAnswer, RenewRequest, RestoreAnswer, StorageError, SweepAnswer, SweepRequest,
 };
 use ferroq_core::{JobId, JobState, QueueName, Timestamp};
 use sqlx::{Connection, SqliteConnection};
@@ -49,6 +50,8 @@ pub(crate) enum Call {
     SetPaused(QueueName, bool),
     Obliterate(QueueName, bool, usize),
     Restore(QueueName, DumpPage),
+    Acquire(AcquireRequest),
+    Reset(LimiterName),
     /// Ends the writer, after the calls before it.
     Close,
 }
@@ -65,6 +68,7 @@ pub(crate) enum Answer {
     SetPaused(bool),
     Obliterate(ObliterateAnswer),
     Restore(RestoreAnswer),
+    Acquire(AcquireAnswer),
     Done,
 }
 
@@ -74,6 +78,7 @@ impl Call {
             Call::Enqueue(request) => request.call,
             Call::Exchange(request) => request.call,
             Call::Act(request) => request.call,
+            Call::Acquire(request) => request.call,
             _ => None,
         }
     }
@@ -240,7 +245,8 @@ impl Task {
 
     /// Runs calls as one transaction, from memory if that may do.
     async fn attempt(&mut self, calls: &[Call]) -> Result<Vec<Answer>, Failure> {
-        if !calls.iter().all(|call| matches!(call, Call::Enqueue(_) | Call::Exchange(_))) {
+        let leaves_queues = |call: &Call| matches!(call, Call::Acquire(_) | Call::Reset(_));
+        if !calls.iter().all(|call| leaves_queues(call) || matches!(call, Call::Enqueue(_) | Call::Exchange(_))) {
             self.memory.forget();
         } else if self.memory.is_trusted() {
             match self.transact(calls, true).await {
@@ -272,7 +278,7 @@ impl Task {
                     at += alike;
                     continue;
                 }
-                answers.push(run(&mut unit, &calls[at]).await?);
+                answers.push(run(&mut unit, &calls[at], self.stamp).await?);
                 unit.end_call().await?;
                 at += 1;
             }
@@ -315,7 +321,7 @@ impl Task {
                     return Err(Failure { error, one_by_one: false, outdated: true });
                 }
                 let request_at_fault = crate::error::is_about_the_request(&error);
-                let trace = Trace::of(&unit.queues, self.stamp, calls);
+                let trace = Trace::of(&unit.queues, unit.limiter_mark.take(), self.stamp, calls);
                 let error = crate::error::storage_error(error);
                 let one_by_one = request_at_fault || is_about_a_call(&error);
                 let unit_queues = std::mem::take(&mut unit.queues);
@@ -369,6 +375,7 @@ impl Task {
                 Answer::Enqueue(answer) => book.keep(id, at, || CallAnswer::Enqueue(answer.clone())),
                 Answer::Exchange(answer) => book.keep(id, at, || CallAnswer::Exchange(answer.clone())),
                 Answer::Act(answer) => book.keep(id, at, || CallAnswer::Act(answer.clone())),
+                Answer::Acquire(answer) if answer.granted => book.keep(id, at, || CallAnswer::Acquire(*answer)),
                 _ => {}
             }
         }
@@ -436,7 +443,7 @@ async fn enqueue_together(unit: &mut Unit<'_>, calls: &[Call]) -> Result<Vec<Ans
     Ok(calls.iter().map(share).collect())
 }
 
-async fn run(unit: &mut Unit<'_>, call: &Call) -> Result<Answer, StorageError> {
+async fn run(unit: &mut Unit<'_>, call: &Call, stamp: i64) -> Result<Answer, StorageError> {
     Ok(match call {
         Call::Enqueue(request) => Answer::Enqueue(unit.enqueue(&request.queue, &request.jobs).await?),
         Call::Exchange(request) => {
@@ -467,6 +474,11 @@ async fn run(unit: &mut Unit<'_>, call: &Call) -> Result<Answer, StorageError> {
             Answer::Obliterate(unit.obliterate(queue, *force, *max_items).await?)
         }
         Call::Restore(queue, page) => Answer::Restore(unit.restore(queue, page).await?),
+        Call::Acquire(request) => Answer::Acquire(unit.acquire(request, stamp).await?),
+        Call::Reset(limiter) => {
+            unit.reset(limiter);
+            Answer::Done
+        }
         Call::Close => Answer::Done,
     })
 }
@@ -476,6 +488,7 @@ async fn repeat(unit: &mut Unit<'_>, call: &Call, kept: CallAnswer) -> Result<An
     Ok(match (kept, call) {
         (CallAnswer::Enqueue(answer), Call::Enqueue(_)) => Answer::Enqueue(answer),
         (CallAnswer::Act(report), Call::Act(_)) => Answer::Act(report),
+        (CallAnswer::Acquire(answer), Call::Acquire(_)) => Answer::Acquire(answer),
         (CallAnswer::Exchange(mut answer), Call::Exchange(request)) => {
             if let Some(claimed) = &mut answer.claimed
                 && !claimed.claims.is_empty()

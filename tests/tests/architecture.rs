@@ -64,7 +64,7 @@ fn every_method_of_the_contract_is_documented_under_the_same_headings() {
     const HEADINGS: [&str; 4] = ["# Guarantees", "# Repeating", "# Errors", "# Backends"];
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../core/src/storage");
     let mut methods = 0;
-    for file in ["mod", "jobs", "inspect", "control", "events", "transfer"] {
+    for file in ["mod", "jobs", "inspect", "control", "limits", "events", "transfer"] {
         let text = std::fs::read_to_string(folder.join(file).with_extension("rs")).expect("the contract is there");
         let contract = text.split("pub trait ").filter(|part| !part.starts_with("StorageExt")).skip(1);
         for body in contract.map(|part| part.split("\n}\n").next().unwrap_or(part)) {

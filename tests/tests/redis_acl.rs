@@ -12,13 +12,14 @@ use std::time::Duration;
 use ferroq_core::client::Client;
 use ferroq_core::clock::ManualClock;
 use ferroq_core::event::EventCursor;
-use ferroq_core::job::{JobSpec, QueueName};
+use ferroq_core::job::{JobSpec, LimiterName, QueueName};
 use ferroq_core::policy::dedup::DedupMode;
+use ferroq_core::policy::rate::Rate;
 use ferroq_core::policy::retention::KeepRule;
 use ferroq_core::storage::{
-    Act, ActRequest, Claim, ClaimSpec, Control, Effect, EnqueueRequest, ErrorCode, EventLog, ExchangeRequest, Inspect,
-    JobFilter, Jobs, ListRequest, Note, Outcome, QueueConfig, RenewRequest, Selection, Session, Settlement,
-    StorageError, SweepRequest, Transfer,
+    AcquireRequest, Act, ActRequest, Claim, ClaimSpec, Control, Effect, EnqueueRequest, ErrorCode, EventLog,
+    ExchangeRequest, Inspect, JobFilter, Jobs, Limits, ListRequest, Note, Outcome, QueueConfig, RenewRequest,
+    Selection, Session, Settlement, StorageError, SweepRequest, Transfer,
 };
 use ferroq_redis::{RedisOptions, RedisStorage, WaitFor};
 use ferroq_testkit::harness::{KIND, SpecExt, TERM, abort, completed, fail, kind, queue_name, spec};
@@ -223,6 +224,18 @@ impl Day {
             let answer = storage.set_paused(&queue, paused).await;
             self.note(answer);
         }
+
+        let limiter = LimiterName::new("limiter").expect("a limiter name that follows the rule for names");
+        let call = self.session.call(|call| {
+            let (limiter, rate) = (limiter.clone(), Rate::per_minute(2));
+            storage.acquire(AcquireRequest { call: Some(call), limiter, rate, permits: 1 })
+        });
+        let answer = call.await;
+        self.note(answer);
+        let answer = storage.peek(&limiter, &Rate::per_minute(2), 1).await;
+        self.note(answer);
+        let answer = storage.reset(&limiter).await;
+        self.note(answer);
 
         let answer = storage.config(&queue).await;
         self.note(answer);

@@ -5,6 +5,7 @@ mod enqueue;
 mod error;
 mod events;
 mod handle;
+mod limiter;
 mod queue;
 pub(crate) mod settings;
 
@@ -17,10 +18,12 @@ pub use enqueue::{Enqueue, EnqueueAll, FollowUp};
 pub use error::ClientError;
 pub use events::EventItem;
 pub use handle::{JobHandle, WaitError};
+pub use limiter::Limiter;
 pub use queue::QueueHandle;
 
 use crate::event::EventCursor;
 use crate::job::{Job, JobId, JobRecord, NameError, PAYLOAD_BYTES_MAX_DEFAULT, Priority, QueueName, Start};
+use crate::policy::rate::Rate;
 use crate::storage::{Act, ActAnswer, ActRequest, Selection, Session, Storage};
 use crate::worker::gate::Gate;
 
@@ -97,6 +100,25 @@ impl Client {
     /// [`NameError`] if the name is not one.
     pub fn queue(&self, name: impl AsRef<str>) -> Result<QueueHandle, NameError> {
         Ok(QueueHandle::new(self.clone(), QueueName::new(name)?))
+    }
+
+    /// A limiter: how often something may be done, counted by the storage for everybody who shares it. There is nothing to
+    /// set up; what is wrong with the name or the rate, the first question says.
+    ///
+    /// ```
+    /// # use ferroq_core::client::{Client, ClientError};
+    /// use ferroq_core::policy::rate::Rate;
+    ///
+    /// # async fn sign_up(client: &Client, address: &str) -> Result<(), ClientError> {
+    /// let answer = client.limiter(format!("signup:{address}"), Rate::per_hour(20)).acquire(1).await?;
+    /// if !answer.granted {
+    ///     // Answer 429, with `answer.retry_after`.
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn limiter(&self, name: impl AsRef<str>, rate: Rate) -> Limiter {
+        Limiter::new(self.clone(), name.as_ref(), rate)
     }
 
     /// The names of all queues.

@@ -158,6 +158,10 @@ name! {
     CorrelationId, "correlation id"
 }
 name! {
+    /// Names a limiter that callers ask themselves, such as `signup:203.0.113.7`.
+    LimiterName, "limiter name"
+}
+name! {
     /// Names a worker: one run of one worker in one process.
     WorkerId, "worker id"
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{ActReport, CallId, EnqueueAnswer, ExchangeAnswer};
+use super::{AcquireAnswer, ActReport, CallId, EnqueueAnswer, ExchangeAnswer};
 use crate::clock::Timestamp;
 
 /// A session that made no call for this long is forgotten; twice as long as a call is repeated.
@@ -22,6 +22,8 @@ pub enum CallAnswer {
     Exchange(ExchangeAnswer),
     /// To an act on jobs.
     Act(ActReport),
+    /// To a limiter's acquire that gave permits.
+    Acquire(AcquireAnswer),
 }
 
 /// The kept answers of all sessions.

@@ -1,5 +1,5 @@
 //! The contract between the queue and what stores it. It is small, object-safe and batch first, and split into roles
-//! that a backend's files mirror: [`Jobs`], [`Inspect`], [`Control`], [`EventLog`] and [`Transfer`]. A type that has all
+//! that a backend's files mirror: [`Jobs`], [`Inspect`], [`Control`], [`Limits`], [`EventLog`] and [`Transfer`]. A type that has all
 //! of them is a [`Storage`]. Sugar lives in [`StorageExt`], which nobody implements.
 //!
 //! # What every method keeps to
@@ -26,6 +26,7 @@ mod error;
 mod events;
 mod inspect;
 mod jobs;
+mod limits;
 mod session;
 mod signals;
 mod transfer;
@@ -48,6 +49,7 @@ pub use jobs::{
     NoteAnswer, Outcome, PROMOTE_ITEMS_MAX, RenewAnswer, RenewRequest, RunError, SettleAnswer, Settlement, SweepAnswer,
     SweepRequest,
 };
+pub use limits::{AcquireAnswer, AcquireRequest, Limits};
 pub use session::{CallId, REPEAT_MAX, Session};
 pub use signals::{JobWatch, SignalHub, SignalReceiver, Signals};
 pub use transfer::{DedupEntry, DumpPage, RestoreAnswer, Transfer};
@@ -59,7 +61,7 @@ use crate::job::QueueName;
 /// It is [`Any`], so that what only one backend can do (SQLite: take part in the app's own transaction) can be reached
 /// from an `Arc<dyn Storage>` by downcasting.
 #[async_trait]
-pub trait Storage: Jobs + Inspect + Control + EventLog + Transfer + Any {
+pub trait Storage: Jobs + Inspect + Control + Limits + EventLog + Transfer + Any {
     /// What this storage can do and what it may lose.
     ///
     /// # Guarantees

@@ -45,6 +45,7 @@ topics! {
     transfer, __conformance_transfer;
     time, __conformance_time;
     repeat, __conformance_repeat;
+    limits, __conformance_limits;
     values, __conformance_values;
     handles, __conformance_handles;
 }

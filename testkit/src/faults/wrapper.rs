@@ -7,12 +7,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ferroq_core::clock::Timestamp;
 use ferroq_core::event::EventCursor;
-use ferroq_core::job::{JobId, JobRecord, QueueName};
+use ferroq_core::job::{JobId, JobRecord, LimiterName, QueueName};
+use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
-    ActReport, ActRequest, CallId, Capabilities, Control, DumpPage, EnqueueAnswer, EnqueueRequest, EventLog, EventPage,
-    ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, ListCursor, ListRequest, Note, NoteAnswer,
-    ObliterateAnswer, Page, QueueConfig, QueueCounts, RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver,
-    Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
+    AcquireAnswer, AcquireRequest, ActReport, ActRequest, CallId, Capabilities, Control, DumpPage, EnqueueAnswer,
+    EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, Limits,
+    ListCursor, ListRequest, Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts, RenewAnswer,
+    RenewRequest, RestoreAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
 };
 
 /// Which side of a call.
@@ -198,6 +199,22 @@ impl<P: Faults> Control for Faulty<P> {
         max_items: usize,
     ) -> Result<ObliterateAnswer, StorageError> {
         self.through(Visit::write("obliterate"), self.inner.obliterate(queue, force, max_items)).await
+    }
+}
+
+#[async_trait]
+impl<P: Faults> Limits for Faulty<P> {
+    async fn acquire(&self, request: AcquireRequest) -> Result<AcquireAnswer, StorageError> {
+        let visit = Visit::write("acquire").call(request.call);
+        self.through(visit, self.inner.acquire(request)).await
+    }
+
+    async fn peek(&self, limiter: &LimiterName, rate: &Rate, permits: u32) -> Result<AcquireAnswer, StorageError> {
+        self.through(Visit::read("peek"), self.inner.peek(limiter, rate, permits)).await
+    }
+
+    async fn reset(&self, limiter: &LimiterName) -> Result<(), StorageError> {
+        self.through(Visit::write("reset"), self.inner.reset(limiter)).await
     }
 }
 

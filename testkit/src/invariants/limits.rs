@@ -1,10 +1,14 @@
 //! Rate limits hold: no window of D has more than N starts, and no window of the calendar more than its limit. The
 //! checker is given every start that ever was, with its storage time, and knows nothing of how a limiter counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ferroq_core::Timestamp;
+use ferroq_core::clock::LAG_MAX;
+use ferroq_core::job::LimiterName;
 use ferroq_core::policy::rate::{Per, Rate};
+
+use super::{History, Step};
 
 /// Checks that a rate held over all starts, given in any order. `starts` are those under this rate and no other.
 ///
@@ -34,6 +38,35 @@ pub fn check_rate(rate: &Rate, starts: impl IntoIterator<Item = Timestamp>) -> R
             }
         }
     }
+}
+
+/// The permits that limiters gave, each held against the rate that it was given under, for as long as nobody changed the
+/// rate or made the limiter forget. Storage time follows from the clock: it does not go back, unless the clock lags by a
+/// minute; what was given before such a step may count as given later than it was, so that the check begins anew there.
+pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
+    let mut given: HashMap<&LimiterName, (&Rate, Vec<Timestamp>)> = HashMap::new();
+    for (step, one) in history.steps.iter().enumerate() {
+        match one {
+            Step::Acquired { at, request, answer, repeat } => {
+                if *repeat || !answer.granted {
+                    continue;
+                }
+                let (rate, starts) = given.entry(&request.limiter).or_insert((&request.rate, Vec::new()));
+                let last = starts.last().copied().unwrap_or(*at);
+                if *rate != &request.rate || last.since(*at) >= LAG_MAX {
+                    (*rate, *starts) = (&request.rate, Vec::new());
+                }
+                let now = starts.last().copied().unwrap_or(*at).max(*at);
+                starts.extend((0..request.permits).map(|_| now));
+                check_rate(rate, starts.iter().copied()).map_err(|what| (step, what))?;
+            }
+            Step::Reset(limiter) => {
+                given.remove(limiter);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ use std::collections::HashMap;
 use std::fmt;
 
 use ferroq_core::Timestamp;
-use ferroq_core::job::{JobId, QueueName};
-use ferroq_core::storage::{Claim, EnqueueAnswer, SettleAnswer, Settlement};
+use ferroq_core::job::{JobId, LimiterName, QueueName};
+use ferroq_core::storage::{AcquireAnswer, AcquireRequest, Claim, EnqueueAnswer, SettleAnswer, Settlement};
 
 use crate::model::{Answer, Call, Snapshot};
 
@@ -43,6 +43,19 @@ pub enum Step {
         /// Whether it was made before under the same call id.
         repeat: bool,
     },
+    /// A limiter was asked and answered.
+    Acquired {
+        /// The clock's reading.
+        at: Timestamp,
+        /// The question.
+        request: AcquireRequest,
+        /// Its answer.
+        answer: AcquireAnswer,
+        /// Whether it was made before under the same call id.
+        repeat: bool,
+    },
+    /// A limiter was made to forget.
+    Reset(LimiterName),
     /// Everything that the store held was read.
     Seen(Snapshot),
     /// The store was closed and opened again.
@@ -81,7 +94,7 @@ impl std::error::Error for Violation {}
 pub type Checker = fn(&History) -> Result<(), (usize, String)>;
 
 /// Every invariant, by the name that a violation gives it.
-pub const ALL: [(&str, Checker); 12] = [
+pub const ALL: [(&str, Checker); 13] = [
     ("conservation: acknowledged = live + ended + removed", conservation::check),
     ("one current lease per job", leases::check),
     ("epochs only rise", epochs::check),
@@ -92,6 +105,7 @@ pub const ALL: [(&str, Checker); 12] = [
     ("one holder per dedup key", dedup::check),
     ("each job in exactly the index that its state names", index::check),
     ("counts equal rows", counts::check),
+    ("no window of a rate has more starts than its limit", limits::check),
     ("settle is idempotent", idempotence::check),
     ("liveness: with the faults gone, every eligible job ends", liveness::check),
 ];

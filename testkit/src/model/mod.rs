@@ -22,6 +22,7 @@ mod diff;
 mod exchange;
 mod leave;
 mod letters;
+mod limits;
 mod queue;
 mod snapshot;
 mod sweep;
@@ -33,8 +34,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use ferroq_core::Timestamp;
-use ferroq_core::job::{JobRecord, JobSpec, QueueName};
-use ferroq_core::storage::{CallId, EnqueueAnswer};
+use ferroq_core::job::{JobRecord, JobSpec, LimiterName, QueueName};
+use ferroq_core::storage::{AcquireAnswer, AcquireRequest, CallId, EnqueueAnswer};
 
 pub use call::{Answer, Call};
 pub use diff::{differences, record_differences};
@@ -65,6 +66,9 @@ impl std::error::Error for Refusal {}
 pub struct Model {
     queues: BTreeMap<QueueName, QueueModel>,
     kept: Vec<(CallId, Answer)>,
+    limiters: BTreeMap<LimiterName, limits::LimiterModel>,
+    /// The limiters' answers that are kept for repeats.
+    acquired: Vec<(AcquireRequest, AcquireAnswer)>,
 }
 
 impl Model {
@@ -132,6 +136,7 @@ impl Model {
     /// The store was closed and opened again: the answers kept for repeats are gone, everything else is as it was.
     pub fn reopen(&mut self) {
         self.kept.clear();
+        self.acquired.clear();
     }
 
     fn recall(&self, id: Option<CallId>) -> Option<Answer> {

@@ -55,6 +55,8 @@ pub fn all() -> Vec<Mutant> {
         mutant("loses_events", "every change is in the event log", mutate::<bookkeeping::EventsLost>),
         mutant("ignores_watches", "a waited-on record outlives its end", mutate::<bookkeeping::Unwatched>),
         mutant("restores_old_epochs", "a restored job keeps its epoch", mutate::<bookkeeping::EpochsNotMoved>),
+        mutant("takes_permits_twice", "permits are given once", mutate::<repeats::PermitsTwice>),
+        mutant("gives_one_permit_too_many", "a rate is never exceeded", mutate::<operators::TooGenerous>),
         mutant("burns_attempts", "a release uses up no attempt", mutate::<operators::ReleaseFails>),
         mutant("ignores_priority", "service is by (priority, seq)", mutate::<operators::NoPriority>),
         mutant("ignores_cancel", "an Active job's worker is asked to cancel", mutate::<operators::CancelIgnored>),

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ferroq_core::job::{ErrorKind, JobId, JobOptions, JobRecord, JobSpec, JobState, Priority, QueueName};
+use ferroq_core::policy::rate::{Per, Rate};
 use ferroq_core::storage::{
-    Act, ActAnswer, ActReport, ActRequest, EnqueueAnswer, EnqueueRequest, ExchangeAnswer, ExchangeRequest, Outcome,
-    RunError, Selection, Storage,
+    AcquireAnswer, AcquireRequest, Act, ActAnswer, ActReport, ActRequest, EnqueueAnswer, EnqueueRequest,
+    ExchangeAnswer, ExchangeRequest, Outcome, RunError, Selection, Storage,
 };
 
 use super::wrap::{Answer, Twist};
@@ -177,5 +178,21 @@ impl Twist for AnySize {
             claim.max_bytes = usize::MAX;
         }
         to.exchange(request).await
+    }
+}
+
+/// Reads each limit as one more.
+#[derive(Default)]
+pub(super) struct TooGenerous;
+
+#[async_trait]
+impl Twist for TooGenerous {
+    async fn acquire(&self, to: &dyn Storage, request: AcquireRequest) -> Answer<AcquireAnswer> {
+        let limit = request.rate.limit().saturating_add(1);
+        let rate = match request.rate.per().clone() {
+            Per::Sliding(window) => Rate::sliding(limit, window),
+            Per::Calendar { unit, zone } => Rate::calendar(limit, unit, zone),
+        };
+        to.acquire(AcquireRequest { rate, ..request }).await
     }
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use ferroq_core::job::{JobId, JobSpec};
 use ferroq_core::storage::{
-    ActReport, ActRequest, EnqueueAnswer, EnqueueRequest, ExchangeAnswer, ExchangeRequest, SettleAnswer, Storage,
+    AcquireAnswer, AcquireRequest, ActReport, ActRequest, EnqueueAnswer, EnqueueRequest, ExchangeAnswer,
+    ExchangeRequest, SettleAnswer, Storage,
 };
 use uuid::Uuid;
 
@@ -28,6 +29,17 @@ impl Twist for Forgetful {
 
     async fn act(&self, to: &dyn Storage, request: ActRequest) -> Answer<ActReport> {
         to.act(ActRequest { call: None, ..request }).await
+    }
+}
+
+/// Takes permits again when an acquire is repeated.
+#[derive(Default)]
+pub(super) struct PermitsTwice;
+
+#[async_trait]
+impl Twist for PermitsTwice {
+    async fn acquire(&self, to: &dyn Storage, request: AcquireRequest) -> Answer<AcquireAnswer> {
+        to.acquire(AcquireRequest { call: None, ..request }).await
     }
 }
 

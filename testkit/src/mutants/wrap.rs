@@ -6,12 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventCursor;
-use ferroq_core::job::{JobId, JobRecord, QueueName};
+use ferroq_core::job::{JobId, JobRecord, LimiterName, QueueName};
+use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
-    ActReport, ActRequest, Capabilities, Control, DumpPage, EnqueueAnswer, EnqueueRequest, EventLog, EventPage,
-    ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, ListCursor, ListRequest, Note, NoteAnswer,
-    ObliterateAnswer, Page, QueueConfig, QueueCounts, RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver,
-    Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
+    AcquireAnswer, AcquireRequest, ActReport, ActRequest, Capabilities, Control, DumpPage, EnqueueAnswer,
+    EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, Limits,
+    ListCursor, ListRequest, Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts, RenewAnswer,
+    RenewRequest, RestoreAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
 };
 
 /// What every call answers.
@@ -43,6 +44,10 @@ pub(super) trait Twist: Send + Sync + 'static {
 
     async fn act(&self, to: &dyn Storage, request: ActRequest) -> Answer<ActReport> {
         to.act(request).await
+    }
+
+    async fn acquire(&self, to: &dyn Storage, request: AcquireRequest) -> Answer<AcquireAnswer> {
+        to.acquire(request).await
     }
 
     /// A record that somebody reads.
@@ -162,6 +167,21 @@ impl<T: Twist> Control for Mutated<T> {
 
     async fn obliterate(&self, queue: &QueueName, force: bool, max_items: usize) -> Answer<ObliterateAnswer> {
         self.inner.obliterate(queue, force, max_items).await
+    }
+}
+
+#[async_trait]
+impl<T: Twist> Limits for Mutated<T> {
+    async fn acquire(&self, request: AcquireRequest) -> Answer<AcquireAnswer> {
+        self.twist.acquire(&*self.inner, request).await
+    }
+
+    async fn peek(&self, limiter: &LimiterName, rate: &Rate, permits: u32) -> Answer<AcquireAnswer> {
+        self.inner.peek(limiter, rate, permits).await
+    }
+
+    async fn reset(&self, limiter: &LimiterName) -> Answer<()> {
+        self.inner.reset(limiter).await
     }
 }
 

@@ -31,15 +31,15 @@ pub(super) struct Side {
 
 /// Runs a case on one store against the model, or on several against each other.
 pub(super) struct Case {
-    sides: Vec<Side>,
+    pub(super) sides: Vec<Side>,
     clocks: Vec<ManualClock>,
-    model: Model,
-    world: World,
+    pub(super) model: Model,
+    pub(super) world: World,
     /// What was done, for a person to read.
     pub(super) told: Vec<String>,
 }
 
-type Outcomes = Result<(), String>;
+pub(super) type Outcomes = Result<(), String>;
 
 impl Case {
     pub(super) fn new(sides: Vec<Side>) -> Result<Case, String> {
@@ -80,7 +80,7 @@ impl Case {
         }
     }
 
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.clocks[0].now()
     }
 
@@ -232,6 +232,9 @@ impl Case {
                 let (force, max_items) = (*force, usize::from(*max_items));
                 self.call(Call::Obliterate { queue, force, max_items, order }, false).await?;
             }
+            Op::Acquire { limiter, rate, permits } => self.acquire(*limiter, rate, *permits).await?,
+            Op::AcquireAgain { back } => self.acquire_again(*back).await?,
+            Op::ResetLimiter { limiter } => self.reset_limiter(*limiter).await?,
             Op::Advance(pass) => self.advance(pass),
             Op::Lapse { queue } => self.lapse(self.world.names.queue(*queue)).await?,
             Op::StepBack => {

@@ -20,6 +20,7 @@
 //! replays it.
 
 mod case;
+mod limits;
 mod op;
 mod regressions;
 mod runner;
@@ -32,7 +33,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use ferroq_core::event::EventKind;
-pub use op::{ActDraft, ClaimDraft, JobDraft, LeasePick, NoteDraft, Op, OutcomeDraft, Pass, SettleDraft};
+pub use op::{ActDraft, ClaimDraft, JobDraft, LeasePick, NoteDraft, Op, OutcomeDraft, Pass, RateDraft, SettleDraft};
 pub use runner::{find_counterexample, run, run_side_by_side};
 
 /// How a property is run.

@@ -117,6 +117,25 @@ pub enum Op {
         /// How many jobs at most.
         max_items: u8,
     },
+    /// Ask a limiter for permits, and look at it before and after.
+    Acquire {
+        /// Which limiter.
+        limiter: u8,
+        /// Under which rate.
+        rate: RateDraft,
+        /// How many.
+        permits: u16,
+    },
+    /// Ask for the permits of one of the last such calls again, under its call id.
+    AcquireAgain {
+        /// How many calls ago.
+        back: u8,
+    },
+    /// A limiter forgets all.
+    ResetLimiter {
+        /// Which limiter.
+        limiter: u8,
+    },
     /// Let time pass.
     Advance(Pass),
     /// Sweep often enough, and long enough, that unattended leases are lost.
@@ -133,6 +152,19 @@ pub enum Op {
         /// How many calls ago.
         back: u8,
     },
+}
+
+/// A rate to ask a limiter with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum RateDraft {
+    /// So many in so many seconds.
+    Sliding(u16, u8),
+    /// So many per minute of UTC.
+    Minute(u16),
+    /// So many per hour of UTC.
+    Hour(u16),
+    /// So many per day of UTC.
+    Day(u16),
 }
 
 /// How time passes.
@@ -362,6 +394,18 @@ fn act() -> impl Strategy<Value = ActDraft> {
     ]
 }
 
+/// Mostly the same few, so that one is asked again while it remembers.
+fn rate() -> impl Strategy<Value = RateDraft> {
+    prop_oneof![
+        4 => Just(RateDraft::Sliding(3, 10)),
+        2 => Just(RateDraft::Sliding(350, 4)),
+        2 => Just(RateDraft::Minute(4)),
+        1 => (1u16..10).prop_map(RateDraft::Hour),
+        1 => (1u16..400).prop_map(RateDraft::Day),
+        1 => (1u16..1000, 1u8..100).prop_map(|(limit, seconds)| RateDraft::Sliding(limit, seconds)),
+    ]
+}
+
 fn queue() -> impl Strategy<Value = u8> {
     prop_oneof![3 => Just(0u8), 1 => Just(1u8)]
 }
@@ -426,6 +470,9 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         ]
         .prop_map(Op::Advance),
         4 => queue().prop_map(|queue| Op::Lapse { queue }),
+        6 => (0u8..2, rate(), prop_oneof![3 => 1u16..3, 1 => 1u16..200])
+            .prop_map(|(limiter, rate, permits)| Op::Acquire { limiter, rate, permits }),
+        1 => (0u8..2).prop_map(|limiter| Op::ResetLimiter { limiter }),
         1 => Just(Op::StepBack),
         1 => Just(Op::Reopen),
         // From here on: repeats and stale leases.
@@ -434,6 +481,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         5 => renew(true),
         5 => annotate(true),
         20 => (0u8..4).prop_map(|back| Op::Repeat { back }),
+        4 => (0u8..4).prop_map(|back| Op::AcquireAgain { back }),
     ]
 }
 

@@ -23,7 +23,7 @@ fn the_same_seed_makes_the_same_operations() {
 #[test]
 fn repeats_and_stale_leases_are_about_a_third() {
     let of_that_sort = |op: &Op| match op {
-        Op::EnqueueAgain { .. } | Op::Repeat { .. } => true,
+        Op::EnqueueAgain { .. } | Op::AcquireAgain { .. } | Op::Repeat { .. } => true,
         Op::Exchange { settle, .. } => settle.iter().any(|one| one.lease.stale),
         Op::Renew { leases, .. } => leases.iter().any(|lease| lease.stale),
         Op::Annotate { notes } => notes.iter().any(|(lease, _)| lease.stale),

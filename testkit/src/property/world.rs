@@ -9,7 +9,7 @@ use ferroq_core::job::{
 };
 use ferroq_core::policy::dedup::{Dedup, DedupMode};
 use ferroq_core::policy::retention::{Keep, KeepFor};
-use ferroq_core::storage::{CallId, ClaimSpec, Lease, ListCursor, Outcome, RunError};
+use ferroq_core::storage::{AcquireRequest, CallId, ClaimSpec, Lease, ListCursor, Outcome, RunError};
 use uuid::Uuid;
 
 use super::op::{ClaimDraft, JobDraft, KINDS, LeasePick, OutcomeDraft, secs};
@@ -79,6 +79,8 @@ pub(super) struct World {
     /// Leases that are over.
     over: Vec<(QueueName, Lease)>,
     pub(super) repeatable: Vec<Call>,
+    /// The last questions to limiters, which may be asked again.
+    pub(super) acquires: Vec<AcquireRequest>,
     pub(super) cursors: Vec<(QueueName, Vec<JobState>, ListCursor)>,
     pub(super) history: History,
     session: u128,
@@ -93,6 +95,7 @@ impl World {
             open: Vec::new(),
             over: Vec::new(),
             repeatable: Vec::new(),
+            acquires: Vec::new(),
             cursors: Vec::new(),
             history: History::default(),
             session: 1,
@@ -108,11 +111,26 @@ impl World {
         Some(CallId { session: Uuid::from_u128(self.session), number, acknowledged_below })
     }
 
+    /// Takes note of a question to a limiter.
+    pub(super) fn note_acquire(&mut self, request: AcquireRequest) {
+        self.acquires.push(request);
+        self.forget_acknowledged();
+    }
+
+    /// What the last call acknowledged is not repeated any more.
+    fn forget_acknowledged(&mut self) {
+        let acknowledged_below = self.next_call.saturating_sub(1 + OPEN_CALLS);
+        let open = |call: Option<CallId>| call.is_some_and(|call| call.number >= acknowledged_below);
+        self.repeatable.retain(|call| open(call.id()));
+        self.acquires.retain(|request| open(request.call));
+    }
+
     /// The store was opened anew, and a session belongs to a handle.
     pub(super) fn new_session(&mut self) {
         self.session += 1;
         self.next_call = 0;
         self.repeatable.clear();
+        self.acquires.clear();
     }
 
     /// The next job to insert: its id follows from how many were made before, its payload from its size.
@@ -208,9 +226,7 @@ impl World {
         }
         if call.id().is_some() {
             self.repeatable.push(call.clone());
-            let open = OPEN_CALLS as usize + 1;
-            let beyond = self.repeatable.len().saturating_sub(open);
-            self.repeatable.drain(..beyond);
+            self.forget_acknowledged();
         }
     }
 

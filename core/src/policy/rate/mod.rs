@@ -3,6 +3,7 @@
 //! [`RateState`] is what must be remembered of past starts to keep the promise.
 
 mod calendar;
+pub mod limiter;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use ferroq_core::clock::Timestamp;
 use ferroq_core::event::EventCursor;
-use ferroq_core::job::{JobId, JobRecord, QueueName};
+use ferroq_core::job::{JobId, JobRecord, LimiterName, QueueName};
+use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
-    ActReport, ActRequest, CallId, Capabilities, Control, DumpPage, Effect, EnqueueAnswer, EnqueueRequest, EventLog,
-    EventPage, ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, ListCursor, ListRequest, Note,
-    NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts, RenewAnswer, RenewRequest, RestoreAnswer,
-    SettleAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
+    AcquireAnswer, AcquireRequest, ActReport, ActRequest, CallId, Capabilities, Control, DumpPage, Effect,
+    EnqueueAnswer, EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs,
+    Lease, Limits, ListCursor, ListRequest, Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts,
+    RenewAnswer, RenewRequest, RestoreAnswer, SettleAnswer, SignalReceiver, Storage, StorageError, SweepAnswer,
+    SweepRequest, Transfer,
 };
 use ferroq_testkit::history::{Recorded, explain, job_histories};
 use ferroq_testkit::model::{Answer, Call, Snapshot};
@@ -270,6 +272,21 @@ impl Control for Witness {
         max_items: usize,
     ) -> Result<ObliterateAnswer, StorageError> {
         self.inner.obliterate(queue, force, max_items).await
+    }
+}
+
+#[async_trait]
+impl Limits for Witness {
+    async fn acquire(&self, request: AcquireRequest) -> Result<AcquireAnswer, StorageError> {
+        self.inner.acquire(request).await
+    }
+
+    async fn peek(&self, limiter: &LimiterName, rate: &Rate, permits: u32) -> Result<AcquireAnswer, StorageError> {
+        self.inner.peek(limiter, rate, permits).await
+    }
+
+    async fn reset(&self, limiter: &LimiterName) -> Result<(), StorageError> {
+        self.inner.reset(limiter).await
     }
 }
 
