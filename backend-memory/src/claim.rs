@@ -3,12 +3,12 @@
 //! can't be run here.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use ferroq_core::clock::Timestamp;
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{ErrorKind, FailReason, JobKind, JobState, Move, Slot, transition};
 use ferroq_core::policy::enqueue::{is_expired, next_epoch};
+use ferroq_core::policy::lanes::LANES_SET_ASIDE_MAX;
 use ferroq_core::policy::settle::EXPIRED_MESSAGE;
 use ferroq_core::storage::{Claim, ClaimAnswer, ClaimSpec, PROMOTE_ITEMS_MAX};
 
@@ -35,15 +35,14 @@ impl Turn<'_> {
         }
         self.clear_shelves(spec);
         self.promote_due(PROMOTE_ITEMS_MAX);
+        self.bring_back();
         let kinds = Kinds::new(&spec.kinds);
         let mut answer = ClaimAnswer::default();
-        if spec.alone {
-            self.claim_from(Slot::Solo, spec, &kinds, &mut answer);
-        }
+        let solo_opens_at = if spec.alone { self.claim_solo(spec, &kinds, &mut answer) } else { None };
         if answer.claims.is_empty() {
-            self.claim_from(Slot::Lane, spec, &kinds, &mut answer);
+            self.serve(spec, &kinds, &mut answer);
         }
-        self.look_ahead(spec, &mut answer);
+        self.look_ahead(spec, solo_opens_at, &mut answer);
         answer
     }
 
@@ -61,21 +60,67 @@ impl Turn<'_> {
         }
     }
 
-    /// Looks at up to `max_items` jobs of a line. Of the solo line, one at most is claimed.
-    fn claim_from(&mut self, slot: Slot, spec: &ClaimSpec, kinds: &Kinds<'_>, answer: &mut ClaimAnswer) {
-        let mut bytes = 0;
-        for _ in 0..spec.max_items {
-            let Some(key) = self.queue.roster.first(JobState::Waiting, slot, i64::MAX) else { break };
-            match self.look_at(key, spec, kinds, answer.claims.is_empty(), bytes) {
-                Look::Claimed(claim) => {
-                    bytes += claim.spec.payload.len();
-                    answer.claims.push(claim);
-                }
-                Look::Passed => {}
-                Look::TooLarge => break,
+    /// Looks at the first `max_items` jobs of the solo line, and claims one at most.
+    /// Answers when one that a rate holds back may start, as far as can be told.
+    fn claim_solo(&mut self, spec: &ClaimSpec, kinds: &Kinds<'_>, answer: &mut ClaimAnswer) -> Option<Timestamp> {
+        let mut opens_at = None;
+        let line = self.queue.roster.line(JobState::Waiting, Slot::Solo).into_iter().flatten();
+        let first: Vec<Key> = line.map(|(_, key)| *key).take(spec.max_items).collect();
+        for key in first {
+            let lane = self.queue.roster.get(key).spec.lane.clone();
+            let terms = self.terms(&lane);
+            if self.room_for(&lane, &terms) == 0 {
+                opens_at = [opens_at, self.opens_at(&lane, &terms)].into_iter().flatten().min();
+                continue;
             }
-            if slot == Slot::Solo && !answer.claims.is_empty() {
+            if let Look::Claimed(claim) = self.look_at(key, spec, kinds, true, 0) {
+                self.started(&lane, &terms, 1);
+                answer.claims.push(claim);
                 break;
+            }
+        }
+        opens_at
+    }
+
+    /// Serves the lanes in their turn.
+    fn serve(&mut self, spec: &ClaimSpec, kinds: &Kinds<'_>, answer: &mut ClaimAnswer) {
+        let (mut looked_at, mut bytes) = (0, 0);
+        for _ in 0..spec.max_items.saturating_add(LANES_SET_ASIDE_MAX) {
+            if looked_at == spec.max_items || self.room().free == 0 {
+                return;
+            }
+            let Some((number, lane)) = self.queue.roster.lanes.head() else { return };
+            let lane = lane.clone();
+            let terms = self.terms(&lane);
+            if let Some(standing) = self.stands_aside(&lane, &terms) {
+                self.queue.roster.lanes.set_aside(number, standing);
+                continue;
+            }
+            let mut room = self.room_for(&lane, &terms);
+            let credit = self.queue.roster.lanes.credit(number, terms.turn_jobs);
+            let (mut looked_at_here, mut started, mut too_large) = (0, 0, false);
+            while looked_at_here < credit && looked_at < spec.max_items && room > 0 {
+                let Some(key) = self.queue.roster.lanes.first(number) else { break };
+                match self.look_at(key, spec, kinds, answer.claims.is_empty(), bytes) {
+                    Look::Claimed(claim) => {
+                        bytes += claim.spec.payload.len();
+                        answer.claims.push(claim);
+                        room -= 1;
+                        started += 1;
+                    }
+                    Look::Passed => {}
+                    Look::TooLarge => {
+                        too_large = true;
+                        break;
+                    }
+                }
+                looked_at += 1;
+                looked_at_here += 1;
+            }
+            self.started(&lane, &terms, started);
+            self.queue.roster.lanes.visited(number, looked_at_here);
+            if too_large {
+                return;
             }
         }
     }
@@ -126,13 +171,21 @@ impl Turn<'_> {
     }
 
     /// Says when to ask again.
-    fn look_ahead(&self, spec: &ClaimSpec, answer: &mut ClaimAnswer) {
+    fn look_ahead(&self, spec: &ClaimSpec, solo_opens_at: Option<Timestamp>, answer: &mut ClaimAnswer) {
         let roster = &self.queue.roster;
-        let due = roster.first_rank(JobState::Delayed);
-        answer.look_again = due.map(|due| Timestamp::from_micros(due).since(self.now));
-        answer.more = roster.first(JobState::Waiting, Slot::Lane, i64::MAX).is_some()
-            || answer.look_again == Some(Duration::ZERO)
-            || spec.kinds.iter().any(|kind| roster.shelf(kind).is_some());
+        let due = roster.first_rank(JobState::Delayed).map(Timestamp::from_micros);
+        let is_due = due.is_some_and(|due| due <= self.now);
+        let room = self.room();
+        let ring = !roster.lanes.is_ring_empty();
+        let parked = self.rooms_of_parked();
+        let class_opens_at = parked.iter().filter_map(|room| room.opens_at).min();
+        // Lanes that came back and had nothing to start leave the room of their class to the ones still parked.
+        let to_serve = ring || parked.iter().any(|room| room.free > 0);
+        let opens_at = room.opens_at.filter(|_| ring);
+        let instants = [due, opens_at, roster.lanes.held_until(), class_opens_at, solo_opens_at];
+        answer.look_again = instants.into_iter().flatten().min().map(|at| at.since(self.now));
+        answer.more =
+            (to_serve && room.free > 0) || is_due || spec.kinds.iter().any(|kind| roster.shelf(kind).is_some());
         answer.solo_waiting = roster.first(JobState::Waiting, Slot::Solo, i64::MAX).is_some();
     }
 }

@@ -1,14 +1,16 @@
 //! The role of the operator: acts on jobs, and on queues as a whole.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use ferroq_core::clock::{self, Timestamp};
 use ferroq_core::event::EventKind;
-use ferroq_core::job::{JobId, JobState, Slot};
+use ferroq_core::job::{JobId, JobState, LaneKey, Slot};
 use ferroq_core::job::{Move, QueueName, Start, transition};
 use ferroq_core::policy::dead_letter;
 use ferroq_core::policy::enqueue::{expiry, place};
+use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
     Act, ActAnswer, ActReport, ActRequest, CallAnswer, Control, ListCursor, ObliterateAnswer, QueueConfig, Selection,
     StorageError,
@@ -57,8 +59,50 @@ impl Control for MemoryStorage {
         self.write(queue, |queue, clock| {
             let mut turn = Turn::begin(queue, clock);
             turn.pause(config.paused);
+            if turn.queue.config.lanes != config.lanes {
+                turn.queue.roster.lanes.reopen();
+            }
             turn.queue.config = config;
             Ok(((), turn.finish()))
+        })
+    }
+
+    async fn configure_lane(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        policy: Option<LanePolicy>,
+    ) -> Result<(), StorageError> {
+        check(policy.as_ref().map_or_else(Vec::new, |policy| policy.problems("the lane")))?;
+        self.write(queue, |queue, clock| {
+            let mut turn = Turn::begin(queue, clock);
+            turn.queue.exists = true;
+            turn.hints.control = true;
+            let policies = &mut turn.queue.lane_policies;
+            let before = match policy.clone() {
+                Some(policy) => policies.insert(lane.clone(), policy),
+                None => policies.remove(lane),
+            };
+            if before != policy {
+                turn.queue.roster.lanes.reopen_lane(lane);
+            }
+            Ok(((), turn.finish()))
+        })
+    }
+
+    async fn lane_policies(
+        &self,
+        queue: &QueueName,
+        after: Option<&LaneKey>,
+        max_items: usize,
+    ) -> Result<Vec<(LaneKey, LanePolicy)>, StorageError> {
+        if max_items == 0 {
+            return Err(invalid("a page of lane policies holds one at least"));
+        }
+        self.read(queue, |queue| {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let policies = queue.lane_policies.range((from, Bound::Unbounded)).take(max_items);
+            policies.map(|(lane, policy)| (lane.clone(), policy.clone())).collect()
         })
     }
 
@@ -100,6 +144,10 @@ impl Control for MemoryStorage {
             Ok((ObliterateAnswer::More(hints.ended.len()), hints))
         })
     }
+}
+
+fn check(problems: Vec<String>) -> Result<(), StorageError> {
+    if problems.is_empty() { Ok(()) } else { Err(invalid(problems.join("; "))) }
 }
 
 /// The report of a queue that does not exist.

@@ -19,6 +19,7 @@ mod exchange;
 mod inspect;
 mod jobs;
 mod keys;
+mod lanes;
 mod limits;
 mod queue;
 mod renew;
@@ -26,9 +27,11 @@ mod roster;
 mod settle;
 mod storage;
 mod sweep;
+mod terms;
 mod time;
 mod transfer;
 mod turn;
+mod usage;
 
 #[cfg(test)]
 mod tests;

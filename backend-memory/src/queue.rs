@@ -2,10 +2,12 @@
 //! for repeats. A queue that does not exist has a state too, an empty one, so that calls on it are repeated like
 //! others and no call can write to a queue that was just unlinked.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ferroq_core::clock::Timestamp;
-use ferroq_core::job::JobState;
+use ferroq_core::job::{JobState, LaneKey};
+use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{AnswerBook, QueueConfig};
 
 use crate::events::Log;
@@ -19,6 +21,8 @@ pub(crate) struct QueueState {
     pub(crate) exists: bool,
     /// The stored settings, or the defaults.
     pub(crate) config: QueueConfig,
+    /// The lanes' own policies.
+    pub(crate) lane_policies: BTreeMap<LaneKey, LanePolicy>,
     /// The records in their lines.
     pub(crate) roster: Roster,
     /// The dedup keys.

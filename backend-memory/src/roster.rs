@@ -11,6 +11,9 @@ use ferroq_core::clock::Timestamp;
 use ferroq_core::job::{JobId, JobKind, JobRecord, JobState, Slot};
 use ferroq_core::storage::ListCursor;
 
+use crate::lanes::Lanes;
+use crate::usage::Usage;
+
 /// Where a record lies in memory, for as long as it exists.
 pub(crate) type Key = u32;
 
@@ -26,8 +29,10 @@ pub(crate) struct Roster {
     records: Vec<Option<JobRecord>>,
     free: Vec<Key>,
     by_id: HashMap<JobId, Key, BuildHasherDefault<IdHasher>>,
-    /// Waiting, in the order of service.
-    lane: Line,
+    /// Waiting, by lane.
+    pub(crate) lanes: Lanes,
+    /// Who is Active, by lane, and what has started.
+    pub(crate) usage: Usage,
     /// Waiting, on their last crash.
     solo: Line,
     /// Waiting for a worker with a handler, by the number of their kind's shelf.
@@ -69,7 +74,7 @@ impl Roster {
     /// Adds a record whose id is new, and puts it in its line.
     pub(crate) fn insert(&mut self, record: JobRecord) {
         let id = record.id();
-        let place = place(&record, &mut self.shelf_numbers);
+        let place = place(&record, &mut self.shelf_numbers, &mut self.lanes);
         let key = match self.free.pop() {
             Some(key) => {
                 self.records[key as usize] = Some(record);
@@ -91,8 +96,9 @@ impl Roster {
         let answer = change(self.get_mut(key));
         let after = self.place_of(key);
         if before != after {
-            self.leave(before);
+            // In this order, so that a lane whose only job moves in it is not forgotten in between.
             self.stand(after, key);
+            self.leave(before, key);
         }
         answer
     }
@@ -100,7 +106,7 @@ impl Roster {
     /// Takes a record out of its line and away.
     pub(crate) fn remove(&mut self, key: Key) -> Option<JobRecord> {
         let place = self.place_of(key);
-        self.leave(place);
+        self.leave(place, key);
         let record = self.records[key as usize].take()?;
         self.by_id.remove(&record.id());
         self.free.push(key);
@@ -121,12 +127,11 @@ impl Roster {
         self.line(state, Slot::Lane)?.first_key_value().map(|(&(rank, _), _)| rank)
     }
 
-    /// A state's line; of Waiting, the one of this slot. Shelves are lines per kind, see [`shelf`](Self::shelf).
+    /// A state's line; of Waiting, the solo line. Lanes and shelves have lines of their own.
     pub(crate) fn line(&self, state: JobState, slot: Slot) -> Option<&Line> {
         match (state, slot) {
-            (JobState::Waiting, Slot::Lane) => Some(&self.lane),
             (JobState::Waiting, Slot::Solo) => Some(&self.solo),
-            (JobState::Waiting, Slot::Shelf) => None,
+            (JobState::Waiting, Slot::Lane | Slot::Shelf) => None,
             _ => self.states.get(usize::from(state.number())),
         }
     }
@@ -135,7 +140,7 @@ impl Roster {
     pub(crate) fn count(&self, state: JobState) -> u64 {
         let count = match state {
             JobState::Waiting => {
-                self.lane.len() + self.solo.len() + self.shelves.values().map(BTreeMap::len).sum::<usize>()
+                self.lanes.len() + self.solo.len() + self.shelves.values().map(BTreeMap::len).sum::<usize>()
             }
             _ => self.states[usize::from(state.number())].len(),
         };
@@ -163,12 +168,13 @@ impl Roster {
         after: Option<ListCursor>,
         max_items: usize,
     ) -> Vec<(ListCursor, Key)> {
-        let waiting = [(JobState::Waiting, Slot::Lane, 0, &self.lane), (JobState::Waiting, Slot::Solo, 0, &self.solo)];
+        let lanes = self.lanes.lines().map(|(number, line)| (JobState::Waiting, Slot::Lane, number, line));
+        let solo = [(JobState::Waiting, Slot::Solo, 0, &self.solo)];
         let shelves = self.shelves.iter().map(|(number, line)| (JobState::Waiting, Slot::Shelf, *number, line));
         let rest = JobState::ALL.into_iter().skip(1).zip(&self.states[1..]);
         let rest = rest.map(|(state, line)| (state, Slot::Lane, 0, line));
         let mut found = Vec::new();
-        for (state, slot, line_number, line) in waiting.into_iter().chain(shelves).chain(rest) {
+        for (state, slot, line_number, line) in lanes.chain(solo).chain(shelves).chain(rest) {
             let from = match after {
                 Some(after) if (state, slot, line_number) < (after.state, after.slot, after.line) => continue,
                 Some(after) if (state, slot, line_number) == (after.state, after.slot, after.line) => {
@@ -190,23 +196,32 @@ impl Roster {
     }
 
     fn place_of(&mut self, key: Key) -> ListCursor {
-        place(present(&self.records, key), &mut self.shelf_numbers)
+        place(present(&self.records, key), &mut self.shelf_numbers, &mut self.lanes)
     }
 
     fn stand(&mut self, place: ListCursor, key: Key) {
         let line = match (place.state, place.slot) {
-            (JobState::Waiting, Slot::Lane) => &mut self.lane,
+            (JobState::Waiting, Slot::Lane) => {
+                let lane = &present(&self.records, key).spec.lane;
+                return self.lanes.stand(place.line, lane, (place.rank, place.seq), key);
+            }
             (JobState::Waiting, Slot::Solo) => &mut self.solo,
             (JobState::Waiting, Slot::Shelf) => self.shelves.entry(place.line).or_default(),
             (state, _) => &mut self.states[usize::from(state.number())],
         };
         line.insert((place.rank, place.seq), key);
+        if place.state == JobState::Active {
+            self.usage.count(&present(&self.records, key).spec.lane, true);
+        }
     }
 
-    fn leave(&mut self, place: ListCursor) {
+    fn leave(&mut self, place: ListCursor, key: Key) {
         let at = (place.rank, place.seq);
+        if place.state == JobState::Active {
+            self.usage.count(&present(&self.records, key).spec.lane, false);
+        }
         match (place.state, place.slot) {
-            (JobState::Waiting, Slot::Lane) => self.lane.remove(&at),
+            (JobState::Waiting, Slot::Lane) => return self.lanes.leave(place.line, at),
             (JobState::Waiting, Slot::Solo) => self.solo.remove(&at),
             (JobState::Waiting, Slot::Shelf) => {
                 let Some(shelf) = self.shelves.get_mut(&place.line) else { return };
@@ -230,12 +245,14 @@ fn present(records: &[Option<JobRecord>], key: Key) -> &JobRecord {
 
 /// Where a record belongs, as a place of the walk. A kind gets the number of its shelf the first time it needs one, and
 /// keeps it, so that a cursor stays good.
-fn place(record: &JobRecord, shelf_numbers: &mut HashMap<JobKind, i64>) -> ListCursor {
+fn place(record: &JobRecord, shelf_numbers: &mut HashMap<JobKind, i64>, lanes: &mut Lanes) -> ListCursor {
     let (mut slot, mut line) = (Slot::Lane, 0);
     let rank = match record.state {
         JobState::Waiting => {
             slot = record.slot;
-            if slot == Slot::Shelf {
+            if slot == Slot::Lane {
+                line = lanes.number(&record.spec.lane);
+            } else if slot == Slot::Shelf {
                 let next = shelf_numbers.len() as i64 + 1;
                 line = *shelf_numbers.entry(record.spec.kind.clone()).or_insert(next);
             }

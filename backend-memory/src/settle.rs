@@ -37,6 +37,7 @@ impl Turn<'_> {
     /// Writes a verdict about an Active job down; the state that it leads to.
     pub(crate) fn apply(&mut self, key: Key, verdict: &Verdict) -> JobState {
         let record = self.queue.roster.get_mut(key);
+        let lane = record.spec.lane.clone();
         debug_assert!(transition(record.state, verdict.made).is_some(), "{} {:?}", record.state, verdict.made);
         record.attempts = verdict.attempts;
         record.crashes = verdict.crashes;
@@ -65,6 +66,7 @@ impl Turn<'_> {
                 record.lease_term = None;
             });
         }
+        self.released(&lane);
         verdict.state
     }
 }

@@ -19,6 +19,7 @@ impl Turn<'_> {
         let stalled = self.sweep_leases(max_items);
         let promoted = self.promote_due(max_items - stalled);
         let pruned = self.sweep_records(max_items - stalled - promoted);
+        self.queue.roster.usage.forget(self.now, max_items);
         let next = TIMED.iter().filter_map(|state| self.queue.roster.first_rank(*state)).min();
         let next = next.map(|at| Timestamp::from_micros(at).since(self.now));
         let more = next.is_some_and(|wait| wait.is_zero());

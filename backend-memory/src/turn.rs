@@ -48,6 +48,7 @@ pub(crate) struct Hints {
 impl<'q> Turn<'q> {
     /// Begins a turn: storage time goes on, or back with a clock that stepped back.
     pub(crate) fn begin(queue: &'q mut QueueState, clock: Timestamp) -> Self {
+        let before = queue.last.unwrap_or(clock);
         let (now, step) = clock::advance(queue.last, clock);
         queue.last = Some(now);
         let (events, hints, letters) = Default::default();
@@ -55,6 +56,8 @@ impl<'q> Turn<'q> {
         if let TimeStep::SteppedBack { .. } = step {
             turn.extend_leases(|_| true, |record| record.lease_until = record.lease_term.map(|term| now.after(term)));
             turn.queue.attended_at = now;
+            turn.queue.roster.usage.anchor(before, now);
+            turn.queue.roster.lanes.reopen();
             turn.events.queue(EventKind::ClockSteppedBack);
         }
         turn

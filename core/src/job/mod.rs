@@ -12,8 +12,8 @@ mod state;
 pub use id::JobId;
 pub use kind::{Job, UpcastError};
 pub use names::{
-    CorrelationId, DedupKey, JobKind, LaneKey, LaneName, LimiterName, NAME_BYTES_MAX, NameError, QueueName, Tag,
-    WorkerId,
+    CorrelationId, DedupKey, JobKind, LaneClass, LaneKey, LaneName, LimiterName, NAME_BYTES_MAX, NameError, QueueName,
+    Tag, WorkerId,
 };
 pub use options::{JobOptions, JobSpec, Priority, Start};
 pub use origin::Origin;

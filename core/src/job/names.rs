@@ -177,6 +177,11 @@ name! {
     LaneName, "lane"
 }
 
+name! {
+    /// The class of lanes named `class/key`: what comes before the first `/`.
+    LaneClass, "lane class"
+}
+
 impl LaneKey {
     /// The lane of jobs that name none.
     pub const DEFAULT: LaneKey = LaneKey(None);
@@ -192,6 +197,13 @@ impl LaneKey {
     /// The lane's name; `None` for the default lane.
     pub fn name(&self) -> Option<&str> {
         self.0.as_deref()
+    }
+
+    /// The class of a lane named `class/key`.
+    pub fn class(&self) -> Option<LaneClass> {
+        let (class, _) = self.name()?.split_once('/')?;
+        // A part of a good name is a good one, unless it is empty: `/key` is in no class.
+        LaneClass::new(class).ok()
     }
 
     /// Whether this is the default lane.

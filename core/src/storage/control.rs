@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{CallId, EVENT_ENTRIES_KEPT_DEFAULT, ErrorCode, ListCursor, StorageError};
 use crate::clock::Timestamp;
 use crate::job::{JobId, JobKind, JobRecord, JobState, LaneKey, Priority, QueueName, Start, Tag};
+use crate::policy::lanes::{LanePolicy, LaneRules, StartLimits};
 use crate::policy::retention::Retention;
 
 /// A queue's settings: stored with the queue, shared by every process, changed at run time.
@@ -24,6 +25,11 @@ pub struct QueueConfig {
     /// The queue that gets a copy of each job that fails for good here; not this queue itself. Jobs whose stored record
     /// can't be read are not copied.
     pub dead_letter: Option<QueueName>,
+    /// What may start of the queue as a whole, over all processes.
+    #[serde(skip_serializing_if = "StartLimits::is_none")]
+    pub limits: StartLimits,
+    /// What its lanes may do.
+    pub lanes: LaneRules,
 }
 
 impl QueueConfig {
@@ -36,7 +42,9 @@ impl QueueConfig {
             let message = format!("the queue {queue} can't be its own dead-letter queue");
             return Err(StorageError::new(ErrorCode::Invalid, message));
         }
-        Ok(())
+        let mut problems = self.limits.problems("the queue");
+        problems.extend(self.lanes.problems());
+        if problems.is_empty() { Ok(()) } else { Err(StorageError::new(ErrorCode::Invalid, problems.join("; "))) }
     }
 }
 
@@ -47,6 +55,8 @@ impl Default for QueueConfig {
             retention: Retention::default(),
             event_entries_kept: EVENT_ENTRIES_KEPT_DEFAULT,
             dead_letter: None,
+            limits: StartLimits::default(),
+            lanes: LaneRules::default(),
         }
     }
 }
@@ -236,6 +246,46 @@ pub trait Control: Send + Sync + 'static {
     /// # Backends
     /// The same on all.
     async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError>;
+
+    /// Stores one lane's own policy, or removes it; and with it the queue's existence.
+    ///
+    /// # Guarantees
+    /// Every process sees it at its next claim. It stays when the lane has no jobs. Jobs that are Active stay so.
+    ///
+    /// # Repeating
+    /// The same after a repeat.
+    ///
+    /// # Errors
+    /// As for [`Jobs::enqueue`](super::Jobs::enqueue); `Invalid` for a policy under which nothing could ever start.
+    ///
+    /// # Backends
+    /// The same on all.
+    async fn configure_lane(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        policy: Option<LanePolicy>,
+    ) -> Result<(), StorageError>;
+
+    /// The lanes that have policies of their own, in the order of keys: at most `max_items`, after the lane `after`.
+    ///
+    /// # Guarantees
+    /// What was last stored by anyone.
+    ///
+    /// # Repeating
+    /// A read.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Busy`; `Invalid` for `max_items` 0.
+    ///
+    /// # Backends
+    /// The same on all.
+    async fn lane_policies(
+        &self,
+        queue: &QueueName,
+        after: Option<&LaneKey>,
+        max_items: usize,
+    ) -> Result<Vec<(LaneKey, LanePolicy)>, StorageError>;
 
     /// Pauses or resumes a queue: nothing but `paused` of its settings changes, atomically.
     ///

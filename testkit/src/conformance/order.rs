@@ -14,7 +14,7 @@ topic! {
     a_job_whose_run_failed_keeps_its_place,
     a_job_whose_lease_was_lost_keeps_its_place,
     a_promoted_job_takes_the_place_of_its_seq,
-    lanes_without_policies_share_one_line,
+    lanes_without_policies_take_turns_all_the_same,
 }
 
 async fn jobs_of_one_priority_are_served_first_in_first_out(t: &mut Scene) {
@@ -72,7 +72,7 @@ async fn a_promoted_job_takes_the_place_of_its_seq(t: &mut Scene) {
     assert_eq!(ids(&t.claim(3).await), put);
 }
 
-async fn lanes_without_policies_share_one_line(t: &mut Scene) {
+async fn lanes_without_policies_take_turns_all_the_same(t: &mut Scene) {
     let in_lane = |name: &str| {
         let mut spec = t.spec();
         spec.lane = LaneKey::new(name).expect("a good lane");

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ferroq_core::clock::Timestamp;
 use ferroq_core::event::EventCursor;
-use ferroq_core::job::{JobId, JobRecord, LimiterName, QueueName};
+use ferroq_core::job::{JobId, JobRecord, LaneKey, LimiterName, QueueName};
+use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
     AcquireAnswer, AcquireRequest, ActReport, ActRequest, CallId, Capabilities, Control, DumpPage, EnqueueAnswer,
@@ -186,6 +187,24 @@ impl<P: Faults> Control for Faulty<P> {
 
     async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError> {
         self.through(Visit::write("configure"), self.inner.configure(queue, config)).await
+    }
+
+    async fn configure_lane(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        policy: Option<LanePolicy>,
+    ) -> Result<(), StorageError> {
+        self.through(Visit::write("configure_lane"), self.inner.configure_lane(queue, lane, policy)).await
+    }
+
+    async fn lane_policies(
+        &self,
+        queue: &QueueName,
+        after: Option<&LaneKey>,
+        max_items: usize,
+    ) -> Result<Vec<(LaneKey, LanePolicy)>, StorageError> {
+        self.through(Visit::read("lane_policies"), self.inner.lane_policies(queue, after, max_items)).await
     }
 
     async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<bool, StorageError> {

@@ -1,7 +1,9 @@
-//! Order by (priority, seq) within a line: a claim hands out jobs in that order, and right after it no job of its kinds
-//! stands in the line before one that was handed out.
+//! Order by (priority, seq) within a lane: a claim hands out a lane's jobs in that order, and right after it no job of the lane
+//! stands in line before one that was handed out.
 
-use ferroq_core::job::{JobState, Slot};
+use std::collections::BTreeMap;
+
+use ferroq_core::job::{JobRecord, JobState, LaneKey, Priority, Slot};
 
 use super::{History, Step};
 use crate::model::{Answer, Call};
@@ -19,15 +21,20 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
         }
         let Step::Seen(snapshot) = after else { continue };
         let Some(queue) = snapshot.queues.get(&request.queue) else { continue };
-        let place = |id| queue.jobs.iter().find(|job| job.id() == id).map(|job| (job.priority, job.seq));
-        let places: Vec<_> = claimed.claims.iter().filter_map(|claim| place(claim.lease.id)).collect();
-        if let Some(pair) = places.windows(2).find(|pair| pair[0] >= pair[1]) {
-            return Err((step, format!("{:?} was handed out before {:?}", pair[0], pair[1])));
-        }
         let slot = if claimed.claims.iter().any(|claim| claim.solo) { Slot::Solo } else { Slot::Lane };
-        let in_line = queue.jobs.iter().filter(|job| job.state == JobState::Waiting && job.slot == slot);
-        let passed_over = places.last().and_then(|last| in_line.clone().find(|job| (job.priority, job.seq) < *last));
-        if let Some(job) = passed_over {
+        let in_line: Vec<_> =
+            queue.jobs.iter().filter(|job| job.state == JobState::Waiting && job.slot == slot).collect();
+        // Between lanes turns decide, and limits; within one nobody is passed over.
+        let mut last: BTreeMap<&LaneKey, (Priority, i64)> = BTreeMap::new();
+        for claim in &claimed.claims {
+            let Some(job) = queue.jobs.iter().find(|job| job.id() == claim.lease.id) else { continue };
+            let place = (job.priority, job.seq);
+            if let Some(before) = last.insert(&job.spec.lane, place).filter(|before| *before >= place) {
+                return Err((step, format!("{before:?} was handed out before {place:?}")));
+            }
+        }
+        let is_late = |job: &&&JobRecord| last.get(&job.spec.lane).is_some_and(|last| (job.priority, job.seq) < *last);
+        if let Some(job) = in_line.iter().find(is_late) {
             return Err((step, format!("{} was passed over by a later job", job.id())));
         }
     }

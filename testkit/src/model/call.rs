@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use ferroq_core::job::{JobId, JobSpec, QueueName};
+use ferroq_core::job::{JobId, JobSpec, LaneKey, QueueName};
+use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
     ActReport, ActRequest, CallId, EnqueueAnswer, EnqueueRequest, ErrorCode, ExchangeAnswer, ExchangeRequest, Lease,
     Note, NoteAnswer, ObliterateAnswer, QueueConfig, RenewAnswer, RenewRequest, Storage, SweepAnswer, SweepRequest,
@@ -41,6 +42,15 @@ pub enum Call {
         queue: QueueName,
         /// Its new settings.
         config: QueueConfig,
+    },
+    /// [`Control::configure_lane`](ferroq_core::storage::Control::configure_lane).
+    ConfigureLane {
+        /// The queue.
+        queue: QueueName,
+        /// The lane.
+        lane: LaneKey,
+        /// Its policy, or none.
+        policy: Option<LanePolicy>,
     },
     /// [`Control::set_paused`](ferroq_core::storage::Control::set_paused).
     SetPaused {
@@ -107,6 +117,9 @@ impl Call {
             Call::Sweep(request) => on.sweep(request).await.map(Answer::Sweep),
             Call::Act { request, .. } => on.act(request).await.map(Answer::Act),
             Call::Configure { queue, config } => on.configure(&queue, config).await.map(|()| Answer::Configure),
+            Call::ConfigureLane { queue, lane, policy } => {
+                on.configure_lane(&queue, &lane, policy).await.map(|()| Answer::Configure)
+            }
             Call::SetPaused { queue, paused } => on.set_paused(&queue, paused).await.map(Answer::SetPaused),
             Call::Watch { queue, id } => on.watch(&queue, id).await.map(|_| Answer::Watch),
             Call::Obliterate { queue, force, max_items, .. } => {
@@ -136,6 +149,7 @@ impl Call {
             Call::Act { request, .. } => &request.queue,
             Call::Annotate { queue, .. }
             | Call::Configure { queue, .. }
+            | Call::ConfigureLane { queue, .. }
             | Call::SetPaused { queue, .. }
             | Call::Watch { queue, .. }
             | Call::Obliterate { queue, .. } => queue,
@@ -152,6 +166,7 @@ impl Call {
             Call::Sweep(_) => "sweep",
             Call::Act { .. } => "act",
             Call::Configure { .. } => "configure",
+            Call::ConfigureLane { .. } => "configure_lane",
             Call::SetPaused { .. } => "set_paused",
             Call::Watch { .. } => "watch",
             Call::Obliterate { .. } => "obliterate",
@@ -191,6 +206,7 @@ impl fmt::Display for Call {
             Call::Sweep(request) => write!(f, " up to {}", request.max_items),
             Call::Act { request, .. } => write!(f, " {:?} on {:?}", request.act, request.on),
             Call::Configure { config, .. } => write!(f, " {config:?}"),
+            Call::ConfigureLane { lane, policy, .. } => write!(f, " {lane:?} {policy:?}"),
             Call::SetPaused { paused, .. } => write!(f, " {paused}"),
             Call::Watch { id, .. } => write!(f, " {id}"),
             Call::Obliterate { force, max_items, .. } => write!(f, " force {force}, up to {max_items}"),

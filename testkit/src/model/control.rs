@@ -43,6 +43,9 @@ impl Model {
         let queue = self.queues.entry(name.clone()).or_default();
         queue.begin(clock);
         queue.log_pause(config.paused);
+        if queue.config.lanes != config.lanes {
+            queue.lane_rules_changed();
+        }
         queue.config = config.clone();
     }
 
@@ -205,6 +208,7 @@ impl QueueModel {
         job.expires_at = job.spec.options.expires_in.map(|span| now.after(span));
         job.state = JobState::Waiting;
         job.slot = line_of(job.crashes, &job.spec);
+        self.see_lanes();
         self.log(EventKind::Retried, id);
         ActAnswer::Done(JobState::Waiting)
     }
@@ -221,6 +225,7 @@ impl QueueModel {
             job.state = JobState::Waiting;
             job.slot = line_of(job.crashes, &job.spec);
         }
+        self.see_lanes();
         self.log(EventKind::Promoted, id);
         ActAnswer::Done(JobState::Waiting)
     }

@@ -45,6 +45,7 @@ impl Model {
             add_error(job, now, error.kind, &error.message);
             job.attempts += 1;
         }
+        let lane = job.spec.lane.clone();
         let out_of_attempts = job.attempts >= job.spec.options.max_attempts;
         let cancel_requested = job.cancel_requested;
         let state = match &settlement.outcome {
@@ -72,6 +73,7 @@ impl Model {
             }
             _ => queue.end(id, JobState::Cancelled, None),
         };
+        queue.release(&lane);
         self.post(clock, name);
         let follow_ups = settlement
             .follow_ups
@@ -158,10 +160,17 @@ impl QueueModel {
     fn claim(&mut self, claim: &ClaimSpec) -> ClaimAnswer {
         self.clear_shelves(claim);
         self.promote_due(1000);
+        self.bring_lanes_back();
         let mut claims = Vec::new();
         let mut solo_claimed = false;
+        let mut solo_opens: Vec<Timestamp> = Vec::new();
         if claim.alone {
             for id in self.first_in(Slot::Solo, claim.max_items) {
+                let lane = self.job(id).map(|job| job.spec.lane.clone()).unwrap_or_default();
+                if !self.may_start(&lane) {
+                    solo_opens.extend(self.opens_at(&lane));
+                    continue;
+                }
                 if let Look::Claimed = self.look_at(id, claim, &mut claims, true) {
                     solo_claimed = true;
                     break;
@@ -169,21 +178,20 @@ impl QueueModel {
             }
         }
         if !solo_claimed {
-            for id in self.first_in(Slot::Lane, claim.max_items) {
-                if let Look::NoRoom = self.look_at(id, claim, &mut claims, false) {
-                    break;
-                }
-            }
+            self.serve(claim.max_items, |queue, id| {
+                !matches!(queue.look_at(id, claim, &mut claims, false), Look::NoRoom)
+            });
         }
         let waiting =
             |slot: Slot| self.jobs.iter().filter(move |job| job.state == JobState::Waiting && job.slot == slot);
         let earliest = self.jobs.iter().filter(|job| job.state == JobState::Delayed).map(|job| job.due_at).min();
+        let (more_in_lanes, lanes_open) = self.look_at_lanes_again();
         ClaimAnswer {
             claims,
-            more: waiting(Slot::Lane).count() > 0
+            more: more_in_lanes
                 || earliest.is_some_and(|at| at <= self.now)
                 || waiting(Slot::Shelf).any(|job| claim.kinds.contains(&job.spec.kind)),
-            look_again: earliest.map(|at| at.since(self.now)),
+            look_again: earliest.into_iter().chain(lanes_open).chain(solo_opens).min().map(|at| at.since(self.now)),
             solo_waiting: waiting(Slot::Solo).count() > 0,
         }
     }
@@ -194,15 +202,17 @@ impl QueueModel {
             if claim.kinds[..place].contains(kind) {
                 continue;
             }
-            let mut shelf: Vec<&mut JobRecord> = self
-                .jobs
-                .iter_mut()
-                .filter(|job| job.state == JobState::Waiting && job.slot == Slot::Shelf && job.spec.kind == *kind)
-                .collect();
+            let on_shelf = |job: &&JobRecord| job.state == JobState::Waiting && job.slot == Slot::Shelf;
+            let mut shelf: Vec<&JobRecord> =
+                self.jobs.iter().filter(on_shelf).filter(|job| job.spec.kind == *kind).collect();
             shelf.sort_by_key(|job| (job.priority, job.seq));
-            for job in shelf.into_iter().take(room) {
-                job.slot = line_of(job.crashes, &job.spec);
-                room -= 1;
+            let off: Vec<JobId> = shelf.into_iter().take(room).map(|job| job.spec.id).collect();
+            room -= off.len();
+            for id in off {
+                if let Some(job) = self.find(id) {
+                    job.slot = line_of(job.crashes, &job.spec);
+                }
+                self.see_lanes();
             }
         }
     }
@@ -219,6 +229,7 @@ impl QueueModel {
                 job.state = JobState::Waiting;
                 job.slot = line_of(job.crashes, &job.spec);
             }
+            self.see_lanes();
             self.log(EventKind::Promoted, *id);
         }
         ids.len()
@@ -267,6 +278,8 @@ impl QueueModel {
             checkpoint: job.notes.checkpoint.clone(),
             solo,
         });
+        let lane = job.spec.lane.clone();
+        self.note_start(&lane);
         self.log(EventKind::Started, id);
         Look::Claimed
     }

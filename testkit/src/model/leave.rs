@@ -46,7 +46,9 @@ impl QueueModel {
         }
         job.state = if delayed { JobState::Delayed } else { JobState::Waiting };
         job.slot = if delayed { Slot::Lane } else { line_of(job.crashes, &job.spec) };
-        job.state
+        let state = job.state;
+        self.see_lanes();
+        state
     }
 
     /// Ends a job: its record is kept for as long as somebody wants it, or goes at once.
@@ -82,6 +84,7 @@ impl QueueModel {
         }
         self.log(event, id);
         self.let_go(id, if state == JobState::Cancelled { Left::Cancelled } else { Left::ByItself });
+        self.see_lanes();
         if age == Duration::ZERO {
             self.remove(id, Left::RemovedEnded);
         } else {
@@ -94,6 +97,7 @@ impl QueueModel {
     pub(super) fn remove(&mut self, id: JobId, left: Left) {
         self.let_go(id, left);
         self.jobs.retain(|job| job.spec.id != id);
+        self.see_lanes();
     }
 
     /// Frees a job's key, if it still holds it and this way out frees it.

@@ -20,6 +20,7 @@ mod call;
 mod control;
 mod diff;
 mod exchange;
+mod lanes;
 mod leave;
 mod letters;
 mod limits;
@@ -167,6 +168,12 @@ impl Model {
             Call::Act { request, order } => Answer::Act(self.act(clock, request, order)),
             Call::Configure { queue, config } => {
                 self.configure(clock, queue, config);
+                Answer::Configure
+            }
+            Call::ConfigureLane { queue, lane, policy } => {
+                let queue = self.queues.entry(queue.clone()).or_default();
+                queue.begin(clock);
+                queue.set_lane_policy(lane, policy.clone());
                 Answer::Configure
             }
             Call::SetPaused { queue, paused } => Answer::SetPaused(self.set_paused(clock, queue, *paused)),

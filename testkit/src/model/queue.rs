@@ -10,6 +10,8 @@ use ferroq_core::job::{ErrorEntry, ErrorKind, JobId, JobRecord, JobSpec, JobStat
 use ferroq_core::policy::dedup::{DedupMode, Holder};
 use ferroq_core::storage::{DedupEntry, EnqueueAnswer, Lease, QueueConfig};
 
+use super::lanes::LanesModel;
+
 /// The lag from which on the clock is taken to have stepped back.
 const STEP_BACK_MIN: Duration = Duration::from_secs(60);
 
@@ -29,6 +31,7 @@ pub struct QueueModel {
     pub(super) begun: bool,
     pub(super) attended_at: Timestamp,
     pub(super) counter: i64,
+    pub(super) lanes: LanesModel,
     /// The jobs that the present call ended and whose records were kept.
     pub(super) ended: Vec<JobId>,
     /// Jobs for other queues, to be enqueued there before anything else happens.
@@ -71,7 +74,7 @@ impl QueueModel {
     /// Begins a call that writes: storage time goes on, or back if the clock stepped.
     pub(super) fn begin(&mut self, clock: Timestamp) {
         let now = self.time_at(clock);
-        let stepped_back = self.begun && now < self.now;
+        let (before, stepped_back) = (self.now, self.begun && now < self.now);
         self.begun = true;
         self.now = now;
         self.ended.clear();
@@ -80,6 +83,8 @@ impl QueueModel {
                 job.lease_until = job.lease_term.map(|term| now.after(term));
             }
             self.attended_at = now;
+            self.starts_not_later_than(before, now);
+            self.lane_rules_changed();
             self.events.push((EventKind::ClockSteppedBack, None));
         }
     }
@@ -157,6 +162,7 @@ impl QueueModel {
             waited_on: false,
             notes: Notes::default(),
         });
+        self.see_lanes();
         self.log(EventKind::Enqueued, spec.id);
         EnqueueAnswer::Inserted
     }

@@ -52,6 +52,7 @@ impl QueueModel {
         job.epoch = epoch_after(job.epoch, now);
         add_error(job, now, ErrorKind::Crash, "the lease ran out: the worker's process died or hung");
         let (cancelled, out_of_crashes) = (job.cancel_requested, job.crashes >= job.spec.options.max_crashes);
+        let lane = job.spec.lane.clone();
         self.log(EventKind::Stalled, id);
         if cancelled {
             self.end(id, JobState::Cancelled, None);
@@ -60,6 +61,7 @@ impl QueueModel {
         } else {
             self.stand(id, None);
         }
+        self.release(&lane);
     }
 
     fn old_records(&self) -> Vec<JobId> {

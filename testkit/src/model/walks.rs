@@ -1,14 +1,14 @@
-//! The order in which a store walks over a queue's jobs. The contract leaves open in which order the shelves come, so
+//! The order in which a store walks over a queue's jobs. The contract leaves open in which order lanes and shelves come, so
 //! a walk is not predicted but checked: everything that it must hold is there, and nothing is out of order.
 
 use ferroq_core::Timestamp;
-use ferroq_core::job::{JobId, JobKind, JobRecord, JobState, QueueName, Slot};
+use ferroq_core::job::{JobId, JobRecord, JobState, QueueName, Slot};
 use ferroq_core::storage::ListCursor;
 
 use super::control::NO_LINE;
 use super::{Model, QueueModel, Refusal};
 
-/// The place at which a walk finds this record. The number of a shelf is the backend's own, and 0 here.
+/// The place at which a walk finds this record. The number of a lane or shelf is the backend's own, and 0 here.
 pub(super) fn place_of(job: &JobRecord) -> ListCursor {
     let micros = |at: Option<Timestamp>| at.map_or(0, Timestamp::as_micros);
     let rank = match job.state {
@@ -22,12 +22,24 @@ pub(super) fn place_of(job: &JobRecord) -> ListCursor {
     ListCursor { state: job.state, slot, line: 0, rank, seq: job.seq }
 }
 
-/// A place without the backend's own number of the shelf.
+/// A place without the backend's own number of the lane or shelf.
 pub(super) fn plain(mut place: ListCursor) -> ListCursor {
-    if place.slot == Slot::Shelf {
-        place.line = 0;
-    }
+    place.line = 0;
     place
+}
+
+/// Whether there are several lines of this sort.
+fn has_lines(place: ListCursor) -> bool {
+    place.state == JobState::Waiting && place.slot != Slot::Solo
+}
+
+fn is_same_sort(a: ListCursor, b: ListCursor) -> bool {
+    (a.state, a.slot) == (b.state, b.slot)
+}
+
+/// What the line of a Waiting job goes by.
+fn line_of(job: &JobRecord) -> &str {
+    if job.slot == Slot::Shelf { job.spec.kind.as_str() } else { job.spec.lane.name().unwrap_or_default() }
 }
 
 impl Model {
@@ -70,8 +82,8 @@ impl QueueModel {
         for job in self.jobs.iter().filter(|job| allowed(job)) {
             let must = match after {
                 None => true,
-                // The order of shelves is open, so a cursor on one says nothing certain about another.
-                Some(after) if after.slot == Slot::Shelf && place_of(job).slot == Slot::Shelf => continue,
+                // The order of lanes and of shelves is open, so a cursor on one says nothing certain about another.
+                Some(after) if has_lines(after) && is_same_sort(after, place_of(job)) => continue,
                 Some(after) => place_of(job) > plain(after),
             };
             if must != seen.contains(&job.spec.id) {
@@ -79,16 +91,16 @@ impl QueueModel {
                 wrong.push(format!("{} at {} is {word}", job.spec.id, place_of(job)));
             }
         }
-        let mut shelves: Vec<&JobKind> = Vec::new();
+        let mut lines: Vec<&str> = Vec::new();
         let walked: Vec<&JobRecord> = seen.iter().filter_map(|id| self.job(*id)).collect();
         for pair in walked.windows(2) {
             let (first, second) = (place_of(pair[0]), place_of(pair[1]));
-            let both_shelved = first.slot == Slot::Shelf && second.slot == Slot::Shelf;
-            let (a, b) = (&pair[0].spec.kind, &pair[1].spec.kind);
-            if both_shelved && a != b {
-                shelves.push(a);
-                if shelves.contains(&b) {
-                    wrong.push(format!("the shelf of {b} is walked over in two parts"));
+            let both = has_lines(first) && is_same_sort(first, second);
+            let (a, b) = (line_of(pair[0]), line_of(pair[1]));
+            if both && a != b {
+                lines.push(a);
+                if lines.contains(&b) {
+                    wrong.push(format!("the line of {b:?} is walked over in two parts"));
                 }
             } else if second <= first {
                 wrong.push(format!("{} at {second} comes after {} at {first}", pair[1].spec.id, pair[0].spec.id));

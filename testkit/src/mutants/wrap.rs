@@ -6,7 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventCursor;
-use ferroq_core::job::{JobId, JobRecord, LimiterName, QueueName};
+use ferroq_core::job::{JobId, JobRecord, LaneKey, LimiterName, QueueName};
+use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
     AcquireAnswer, AcquireRequest, ActReport, ActRequest, Capabilities, Control, DumpPage, EnqueueAnswer,
@@ -159,6 +160,19 @@ impl<T: Twist> Control for Mutated<T> {
 
     async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Answer<()> {
         self.inner.configure(queue, config).await
+    }
+
+    async fn configure_lane(&self, queue: &QueueName, lane: &LaneKey, policy: Option<LanePolicy>) -> Answer<()> {
+        self.inner.configure_lane(queue, lane, policy).await
+    }
+
+    async fn lane_policies(
+        &self,
+        queue: &QueueName,
+        after: Option<&LaneKey>,
+        max_items: usize,
+    ) -> Answer<Vec<(LaneKey, LanePolicy)>> {
+        self.inner.lane_policies(queue, after, max_items).await
     }
 
     async fn set_paused(&self, queue: &QueueName, paused: bool) -> Answer<bool> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ferroq_core::Timestamp;
 use ferroq_core::clock::{Clock, ManualClock};
 use ferroq_core::job::{JobId, JobState, QueueName, Start};
+use ferroq_core::policy::lanes::{ClassPolicy, LaneRules};
 use ferroq_core::policy::retention::{KeepRule, Retention};
 use ferroq_core::storage::{
     Act, ActRequest, EnqueueRequest, ExchangeRequest, JobFilter, ListCursor, Note, Outcome, QueueConfig, RenewRequest,
@@ -13,7 +14,7 @@ use ferroq_core::storage::{
 };
 
 use super::op::{ActDraft, NoteDraft, Op, Pass, SettleDraft, secs};
-use super::world::{Names, World, outcome};
+use super::world::{Names, World, lane_policy, limits, outcome};
 use crate::harness::Fixture;
 use crate::invariants::{self, History, Step};
 use crate::model::{Answer, Call, Model, Refusal, Snapshot, differences, walk};
@@ -114,6 +115,19 @@ impl Case {
         self.world.note(&call, &answer);
         self.world.history.call(at, call, answer.clone(), repeat);
         Ok(answer)
+    }
+
+    /// Lets every lane of a queue go on. Its limits stay: work must come to an end under them.
+    async fn resume_lanes(&mut self, queue: &QueueName) -> Outcomes {
+        let mut config = self.config(queue);
+        config.lanes.every.paused = false;
+        config.lanes.classes.values_mut().for_each(|class| class.each.paused = false);
+        self.call(Call::Configure { queue: queue.clone(), config }, false).await?;
+        for (lane, mut policy) in self.model.queue(queue).map(|queue| queue.lane_policies()).unwrap_or_default() {
+            policy.paused = false;
+            self.call(Call::ConfigureLane { queue: queue.clone(), lane, policy: Some(policy) }, false).await?;
+        }
+        Ok(())
     }
 
     async fn compare_contents(&mut self) -> Outcomes {
@@ -217,6 +231,24 @@ impl Case {
                 let on = Selection::Ids([first].into_iter().chain(others).collect());
                 let request = ActRequest { call: self.world.call_id(), queue, on, act: Act::Redrive };
                 self.call(Call::Act { request, order: Vec::new() }, false).await?;
+            }
+            Op::Limit { queue, whole, quantum, every, each, class } => {
+                let queue = self.world.names.queue(*queue);
+                let mut config = self.config(&queue);
+                config.limits = limits(*whole).map_err(illegal)?;
+                let class =
+                    ClassPolicy { each: lane_policy(*each).map_err(illegal)?, total: limits(*class).map_err(illegal)? };
+                config.lanes = LaneRules {
+                    quantum: u32::from(*quantum).max(1),
+                    every: lane_policy(*every).map_err(illegal)?,
+                    classes: [(self.world.names.class(), class)].into(),
+                };
+                self.call(Call::Configure { queue, config }, false).await?;
+            }
+            Op::LanePolicy { queue, lane, policy } => {
+                let (queue, lane) = (self.world.names.queue(*queue), self.world.names.lane(*lane));
+                let policy = policy.map(lane_policy).transpose().map_err(illegal)?;
+                self.call(Call::ConfigureLane { queue, lane, policy }, false).await?;
             }
             Op::Watch { job } => {
                 let Some(job) = self.world.job(*job) else { return Ok(()) };
@@ -387,6 +419,7 @@ impl Case {
         let queues = self.world.names.queues();
         for queue in queues.iter().chain(queues.first()).cloned().collect::<Vec<_>>() {
             self.call(Call::SetPaused { queue: queue.clone(), paused: false }, false).await?;
+            self.resume_lanes(&queue).await?;
             let mut settlements = Vec::new();
             for _ in 0..DRAIN_ROUNDS_MAX {
                 let call = self.world.call_id();
@@ -422,6 +455,10 @@ impl Case {
         self.world.history.steps.push(Step::Drained);
         Ok(())
     }
+}
+
+fn illegal(error: ferroq_core::policy::rate::RateError) -> String {
+    format!("a case drew an illegal rate: {error}")
 }
 
 fn compare_sides(a: &str, first: &Snapshot, b: &str, second: &Snapshot) -> Outcomes {

@@ -103,6 +103,30 @@ pub enum Op {
         /// Which, among those that there are.
         jobs: Vec<u16>,
     },
+    /// Change what may start, of the queue and of its lanes.
+    Limit {
+        /// Which queue.
+        queue: u8,
+        /// Of the queue as a whole.
+        whole: LimitDraft,
+        /// The quantum.
+        quantum: u8,
+        /// Of every lane.
+        every: LaneDraft,
+        /// Of each lane of a class.
+        each: LaneDraft,
+        /// Of the class as a whole.
+        class: LimitDraft,
+    },
+    /// Change one lane's own policy.
+    LanePolicy {
+        /// Which queue.
+        queue: u8,
+        /// Which lane.
+        lane: u8,
+        /// The policy, if it is to have one.
+        policy: Option<LaneDraft>,
+    },
     /// Watch a job.
     Watch {
         /// Which, among those made so far.
@@ -167,6 +191,28 @@ pub enum RateDraft {
     Day(u16),
 }
 
+/// Limits of a queue or class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LimitDraft {
+    /// How many at once; 0 for no limit.
+    pub concurrency: u8,
+    /// How many in how many seconds, or, with 0, in a minute of the clock; none for no limit.
+    pub rate: Option<(u8, u8)>,
+}
+
+/// What a lane may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LaneDraft {
+    /// Its weight; 0 for what the policy above says.
+    pub weight: u8,
+    /// Its limits; where there are none, the policy above may have some.
+    pub limits: LimitDraft,
+    /// No limits, whatever the policy above says.
+    pub unlimited: bool,
+    /// Paused.
+    pub paused: bool,
+}
+
 /// How time passes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Pass {
@@ -203,6 +249,9 @@ pub struct JobDraft {
     pub bytes: u8,
     /// A tag.
     pub tag: Option<u8>,
+    /// The lane; 0 for the default one.
+    #[serde(default)]
+    pub lane: u8,
 }
 
 /// Which lease.
@@ -315,22 +364,44 @@ fn job() -> impl Strategy<Value = JobDraft> {
             2 => [0u8..12, 0u8..12, 0u8..12],
         ],
         option::weighted(0.3, 0u8..2),
+        prop_oneof![2 => Just(0u8), 3 => 1u8..LANES],
     );
     (what, how).prop_map(
-        |((kind, priority, lifo, delay, dedup, bytes), (max_attempts, max_crashes, expires_in, keep, tag))| JobDraft {
-            kind,
-            priority,
-            lifo,
-            delay,
-            dedup,
-            max_attempts,
-            max_crashes,
-            expires_in,
-            keep,
-            bytes,
-            tag,
+        |((kind, priority, lifo, delay, dedup, bytes), (max_attempts, max_crashes, expires_in, keep, tag, lane))| {
+            JobDraft {
+                kind,
+                priority,
+                lifo,
+                delay,
+                dedup,
+                max_attempts,
+                max_crashes,
+                expires_in,
+                keep,
+                bytes,
+                tag,
+                lane,
+            }
         },
     )
+}
+
+fn limits() -> impl Strategy<Value = LimitDraft> {
+    let rate = option::weighted(0.4, (1u8..6, prop_oneof![1 => Just(0u8), 4 => 1u8..30]));
+    (prop_oneof![2 => Just(0u8), 1 => 1u8..5], rate).prop_map(|(concurrency, rate)| LimitDraft { concurrency, rate })
+}
+
+fn lane_policy() -> impl Strategy<Value = LaneDraft> {
+    let weight = prop_oneof![2 => Just(0u8), 1 => 1u8..4];
+    (weight, limits(), prop::bool::weighted(0.1), prop::bool::weighted(0.1))
+        .prop_map(|(weight, limits, unlimited, paused)| LaneDraft { weight, limits, unlimited, paused })
+}
+
+fn limit() -> impl Strategy<Value = Op> {
+    let none = || prop_oneof![1 => Just(LimitDraft::default()).boxed(), 1 => limits().boxed()];
+    let lanes = || prop_oneof![2 => Just(LaneDraft::default()).boxed(), 1 => lane_policy().boxed()];
+    (queue(), none(), 1u8..4, lanes(), lanes(), none())
+        .prop_map(|(queue, whole, quantum, every, each, class)| Op::Limit { queue, whole, quantum, every, each, class })
 }
 
 fn lease(stale: bool) -> impl Strategy<Value = LeasePick> {
@@ -461,6 +532,9 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         2 => (queue(), [rule(), rule(), rule()]).prop_map(|(queue, rules)| Op::Configure { queue, rules }),
         3 => (queue(), prop::bool::weighted(0.7)).prop_map(|(queue, on)| Op::DeadLetter { queue, on }),
         3 => vec(any::<u16>(), 1..4).prop_map(|jobs| Op::Redrive { jobs }),
+        3 => limit(),
+        2 => (queue(), 0..LANES, option::weighted(0.7, lane_policy()))
+            .prop_map(|(queue, lane, policy)| Op::LanePolicy { queue, lane, policy }),
         2 => any::<u16>().prop_map(|job| Op::Watch { job }),
         1 => (queue(), any::<bool>(), few()).prop_map(|(queue, force, max_items)| Op::Obliterate { queue, force, max_items }),
         8 => prop_oneof![
@@ -484,6 +558,9 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         4 => (0u8..4).prop_map(|back| Op::AcquireAgain { back }),
     ]
 }
+
+/// How many lanes there are, the default one among them.
+pub(super) const LANES: u8 = 5;
 
 /// So many seconds.
 pub(super) fn secs(seconds: impl Into<u64>) -> Duration {

@@ -5,14 +5,17 @@
 use std::sync::Arc;
 
 use ferroq_core::job::{
-    DedupKey, JobId, JobKind, JobOptions, JobSpec, JobState, Payload, Priority, QueueName, Start, Tag, WorkerId,
+    DedupKey, JobId, JobKind, JobOptions, JobSpec, JobState, LaneClass, LaneKey, Payload, Priority, QueueName, Start,
+    Tag, WorkerId,
 };
 use ferroq_core::policy::dedup::{Dedup, DedupMode};
+use ferroq_core::policy::lanes::{LanePolicy, Say, StartLimits};
+use ferroq_core::policy::rate::{CalendarUnit, Rate, RateError, TimeZoneName};
 use ferroq_core::policy::retention::{Keep, KeepFor};
 use ferroq_core::storage::{AcquireRequest, CallId, ClaimSpec, Lease, ListCursor, Outcome, RunError};
 use uuid::Uuid;
 
-use super::op::{ClaimDraft, JobDraft, KINDS, LeasePick, OutcomeDraft, secs};
+use super::op::{ClaimDraft, JobDraft, KINDS, LaneDraft, LeasePick, LimitDraft, OutcomeDraft, secs};
 use crate::invariants::History;
 use crate::model::{Answer, Call};
 use ferroq_core::job::ErrorKind;
@@ -29,6 +32,8 @@ pub(super) struct Names {
     keys: Vec<DedupKey>,
     tags: Vec<Tag>,
     workers: Vec<WorkerId>,
+    lanes: Vec<LaneKey>,
+    class: LaneClass,
 }
 
 impl Names {
@@ -41,6 +46,14 @@ impl Names {
             keys: vec!["k0".parse()?, "k1".parse()?, "k2".parse()?],
             tags: vec!["red".parse()?, "blue".parse()?],
             workers: vec!["w0".parse()?, "w1".parse()?, "w2".parse()?],
+            lanes: vec![
+                LaneKey::DEFAULT,
+                LaneKey::new("a")?,
+                LaneKey::new("b/1")?,
+                LaneKey::new("b/2")?,
+                LaneKey::new("b/3")?,
+            ],
+            class: "b".parse()?,
         })
     }
 
@@ -54,6 +67,15 @@ impl Names {
 
     pub(super) fn kind(&self, number: u8) -> JobKind {
         pick(&self.kinds, number)
+    }
+
+    pub(super) fn lane(&self, number: u8) -> LaneKey {
+        pick(&self.lanes, number)
+    }
+
+    /// The class that some of the lanes are in.
+    pub(super) fn class(&self) -> LaneClass {
+        self.class.clone()
     }
 
     pub(super) fn tag(&self, number: u8) -> Tag {
@@ -153,7 +175,7 @@ impl World {
         let job = Arc::new(JobSpec {
             id: JobId::from(Uuid::from_u128(id)),
             queue: queue.clone(),
-            lane: Default::default(),
+            lane: self.names.lane(draft.lane),
             kind: self.names.kind(draft.kind),
             payload: Payload::json(vec![b'1'; usize::from(draft.bytes)]),
             priority: Priority(draft.priority),
@@ -249,4 +271,38 @@ pub(super) fn outcome(draft: &OutcomeDraft) -> Outcome {
         OutcomeDraft::Release => Outcome::Release,
         OutcomeDraft::Cancelled => Outcome::Cancelled,
     }
+}
+
+fn rate(limit: u8, seconds: u8) -> Result<Rate, RateError> {
+    let limit = u32::from(limit.max(1));
+    if seconds == 0 {
+        return Ok(Rate::calendar(limit, CalendarUnit::Minute, TimeZoneName::new("UTC")?));
+    }
+    Ok(Rate::sliding(limit, secs(seconds)))
+}
+
+/// # Errors
+/// None in practice: the rates are legal, and there is a zone UTC.
+pub(super) fn limits(draft: LimitDraft) -> Result<StartLimits, RateError> {
+    let concurrency = (draft.concurrency > 0).then_some(u32::from(draft.concurrency));
+    Ok(StartLimits { concurrency, rate: draft.rate.map(|(limit, seconds)| rate(limit, seconds)).transpose()? })
+}
+
+/// # Errors
+/// As [`limits`].
+pub(super) fn lane_policy(draft: LaneDraft) -> Result<LanePolicy, RateError> {
+    let StartLimits { concurrency, rate } = limits(draft.limits)?;
+    fn say<T>(limit: Option<T>, unlimited: bool) -> Say<T> {
+        match limit {
+            _ if unlimited => Say::Unlimited,
+            None => Say::Inherit,
+            Some(limit) => Say::Limit(limit),
+        }
+    }
+    Ok(LanePolicy {
+        weight: (draft.weight > 0).then_some(u32::from(draft.weight)),
+        concurrency: say(concurrency, draft.unlimited),
+        rate: say(rate, draft.unlimited),
+        paused: draft.paused,
+    })
 }

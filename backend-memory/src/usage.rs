@@ -1,0 +1,92 @@
+//! What limits need to know of a queue: how many jobs of each lane and class are Active, what is remembered of starts, and
+//! the lanes' own policies.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ferroq_core::clock::Timestamp;
+use ferroq_core::job::{LaneClass, LaneKey};
+use ferroq_core::policy::lanes::{LaneTerms, Room, StartLimits, Starts};
+use ferroq_core::policy::rate::Rate;
+use ferroq_core::storage::QueueConfig;
+
+/// Who is at work, and what has started.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    /// Active jobs of lanes that have a name; all others are in the default lane.
+    active: HashMap<LaneKey, u64>,
+    active_named: u64,
+    active_of_class: BTreeMap<LaneClass, u64>,
+    starts: Starts,
+    starts_of_lane: BTreeMap<LaneKey, Starts>,
+    starts_of_class: BTreeMap<LaneClass, Starts>,
+}
+
+impl Usage {
+    /// A job of this lane became Active, or left that state.
+    pub(crate) fn count(&mut self, lane: &LaneKey, active: bool) {
+        if lane.is_default() {
+            return;
+        }
+        change(&mut self.active_named, active);
+        let count = self.active.entry(lane.clone()).or_default();
+        change(count, active);
+        if *count == 0 {
+            self.active.remove(lane);
+        }
+        if let Some(class) = lane.class() {
+            change(self.active_of_class.entry(class.clone()).or_default(), active);
+            self.active_of_class.retain(|known, count| *known != class || *count > 0);
+        }
+    }
+
+    /// The room of the queue, with so many jobs Active.
+    pub(crate) fn room(&self, limits: &StartLimits, active: u64, now: Timestamp) -> Room {
+        Room::new(limits, active, Some(&self.starts), now)
+    }
+
+    /// The room of a lane.
+    pub(crate) fn room_of_lane(&self, lane: &LaneKey, limits: &StartLimits, active: u64, now: Timestamp) -> Room {
+        let own = if lane.is_default() { active.saturating_sub(self.active_named) } else { 0 };
+        let own = self.active.get(lane).copied().unwrap_or(own);
+        Room::new(limits, own, self.starts_of_lane.get(lane), now)
+    }
+
+    /// The room of a class.
+    pub(crate) fn room_of_class(&self, class: &LaneClass, limits: &StartLimits, now: Timestamp) -> Room {
+        let active = self.active_of_class.get(class).copied().unwrap_or_default();
+        Room::new(limits, active, self.starts_of_class.get(class), now)
+    }
+
+    /// Takes note of starts in a lane.
+    pub(crate) fn started(&mut self, lane: &LaneKey, config: &QueueConfig, terms: &LaneTerms, now: Timestamp, n: u32) {
+        let take = |state: &mut Starts, rate: &Rate| state.take(rate, now, n);
+        if let Some(rate) = &config.limits.rate {
+            take(&mut self.starts, rate);
+        }
+        if let Some(rate) = &terms.limits.rate {
+            take(self.starts_of_lane.entry(lane.clone()).or_default(), rate);
+        }
+        if let Some((class, StartLimits { rate: Some(rate), .. })) = config.lanes.class_total(lane) {
+            take(self.starts_of_class.entry(class).or_default(), rate);
+        }
+    }
+
+    /// The clock stepped back: starts that were later than now count as of now.
+    pub(crate) fn anchor(&mut self, before: Timestamp, now: Timestamp) {
+        let states = self.starts_of_lane.values_mut().chain(self.starts_of_class.values_mut());
+        states.chain([&mut self.starts]).for_each(|state| state.anchor(before, now));
+    }
+
+    /// Throws away up to `max` lanes' states with nothing to remember.
+    pub(crate) fn forget(&mut self, now: Timestamp, max: usize) {
+        let over = self.starts_of_lane.iter().filter(|(_, starts)| starts.is_over(now)).take(max);
+        let over: Vec<LaneKey> = over.map(|(lane, _)| lane.clone()).collect();
+        for lane in over {
+            self.starts_of_lane.remove(&lane);
+        }
+    }
+}
+
+fn change(count: &mut u64, up: bool) {
+    *count = if up { *count + 1 } else { count.saturating_sub(1) };
+}

@@ -1,0 +1,393 @@
+//! Who is served next, on the model: lanes in their turn, and the limits that hold them back. Nothing is kept that can be
+//! counted anew: the model knows every start that ever was and counts those that still matter.
+
+use ferroq_core::Timestamp;
+use ferroq_core::job::{JobId, JobRecord, JobState, LaneClass, LaneKey, Slot};
+use ferroq_core::policy::lanes::{LanePolicy, Say, StartLimits};
+use ferroq_core::policy::rate::{Per, Rate};
+
+use super::queue::QueueModel;
+
+/// How many lanes one claim sets aside beyond the jobs that it looks at, and brings back of each sort.
+const SET_ASIDE: usize = 100;
+const BACK: usize = 1000;
+
+/// Where a lane stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    InRing,
+    HeldUntil(Timestamp),
+    WithItsClass,
+    Closed,
+}
+
+/// A lane with jobs in its line.
+#[derive(Clone, Debug)]
+pub(super) struct LaneModel {
+    key: LaneKey,
+    turn: u64,
+    /// How many jobs of its turn were looked at.
+    served: u32,
+    /// How many it may be served; none while its turn has not begun.
+    turn_jobs: Option<u32>,
+    place: Place,
+}
+
+/// Whose starts are counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    Queue,
+    Class(LaneClass),
+    Lane(LaneKey),
+}
+
+/// All that a queue knows of lanes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LanesModel {
+    pub(super) policies: Vec<(LaneKey, LanePolicy)>,
+    lanes: Vec<LaneModel>,
+    turns: u64,
+    reopen_to: u64,
+    starts: Vec<(Whose, Timestamp)>,
+    /// When all starts of one are forgotten, whatever rate it has then.
+    until: Vec<(Whose, Timestamp)>,
+}
+
+/// What may start, and when something may if nothing may now and only a rate is in the way.
+struct Room {
+    free: u64,
+    opens_at: Option<Timestamp>,
+}
+
+impl QueueModel {
+    /// Lanes come and go with the jobs in their lines.
+    pub(super) fn see_lanes(&mut self) {
+        let waits = |job: &&JobRecord| job.state == JobState::Waiting && job.slot == Slot::Lane;
+        let jobs = &self.jobs;
+        self.lanes.lanes.retain(|lane| jobs.iter().filter(waits).any(|job| job.spec.lane == lane.key));
+        let new: Vec<LaneKey> = jobs
+            .iter()
+            .filter(waits)
+            .map(|job| job.spec.lane.clone())
+            .filter(|key| self.lanes.lanes.iter().all(|lane| lane.key != *key))
+            .collect();
+        for key in new {
+            if self.lanes.lanes.iter().any(|lane| lane.key == key) {
+                continue;
+            }
+            if let [alone] = self.lanes.lanes.as_mut_slice() {
+                (alone.served, alone.turn_jobs) = (0, None);
+            }
+            let lane = LaneModel { key: key.clone(), turn: 0, served: 0, turn_jobs: None, place: Place::InRing };
+            self.lanes.lanes.push(lane);
+            self.rejoin(&key);
+        }
+    }
+
+    fn lane(&mut self, key: &LaneKey) -> Option<&mut LaneModel> {
+        self.lanes.lanes.iter_mut().find(|lane| lane.key == *key)
+    }
+
+    fn rejoin(&mut self, key: &LaneKey) {
+        self.lanes.turns += 1;
+        let turn = self.lanes.turns;
+        if let Some(lane) = self.lane(key) {
+            (lane.turn, lane.served, lane.turn_jobs, lane.place) = (turn, 0, None, Place::InRing);
+        }
+    }
+
+    /// The policies that speak of a lane, the nearest first.
+    fn policies_of(&self, key: &LaneKey) -> Vec<LanePolicy> {
+        let own = self.lanes.policies.iter().find(|(lane, _)| lane == key).map(|(_, policy)| policy.clone());
+        let class =
+            class_of(key).and_then(|class| self.config.lanes.classes.get(&class)).map(|class| class.each.clone());
+        own.into_iter().chain(class).chain([self.config.lanes.every.clone()]).collect()
+    }
+
+    fn is_paused(&self, key: &LaneKey) -> bool {
+        self.policies_of(key).iter().any(|policy| policy.paused)
+    }
+
+    fn limits_of_lane(&self, key: &LaneKey) -> StartLimits {
+        let policies = self.policies_of(key);
+        let concurrency = policies.iter().find(|policy| policy.concurrency != Say::Inherit);
+        let rate = policies.iter().find(|policy| policy.rate != Say::Inherit);
+        StartLimits {
+            concurrency: match concurrency.map(|policy| policy.concurrency) {
+                Some(Say::Limit(most)) => Some(most),
+                _ => None,
+            },
+            rate: match rate.map(|policy| policy.rate.clone()) {
+                Some(Say::Limit(rate)) => Some(rate),
+                _ => None,
+            },
+        }
+    }
+
+    fn limits(&self, whose: &Whose) -> StartLimits {
+        match whose {
+            Whose::Queue => self.config.limits.clone(),
+            Whose::Class(class) => {
+                self.config.lanes.classes.get(class).map(|class| class.total.clone()).unwrap_or_default()
+            }
+            Whose::Lane(key) => self.limits_of_lane(key),
+        }
+    }
+
+    fn room(&self, whose: &Whose) -> Room {
+        let limits = self.limits(whose);
+        let belongs = |job: &&JobRecord| match whose {
+            Whose::Queue => true,
+            Whose::Class(class) => class_of(&job.spec.lane).as_ref() == Some(class),
+            Whose::Lane(key) => job.spec.lane == *key,
+        };
+        let active = self.jobs.iter().filter(|job| job.state == JobState::Active).filter(belongs).count() as u64;
+        let slots = limits.concurrency.map_or(u64::from(u32::MAX), |most| u64::from(most).saturating_sub(active));
+        let Some(rate) = limits.rate else { return Room { free: slots, opens_at: None } };
+        let mut leaving: Vec<Timestamp> = self.counted(whose, &rate);
+        leaving.sort();
+        let most = u64::from(rate.limit());
+        let free = most.saturating_sub(leaving.len() as u64);
+        // With more remembered than the limit allows, that many have to leave before one may start.
+        let over = (leaving.len() as u64 + 1).saturating_sub(most);
+        let opens_at = if free == 0 && slots > 0 { leaving.get(over as usize - 1).copied() } else { None };
+        Room { free: free.min(slots), opens_at }
+    }
+
+    /// When each of the starts that count now no longer does.
+    fn counted(&self, whose: &Whose, rate: &Rate) -> Vec<Timestamp> {
+        let now = self.now;
+        if self.lanes.until.iter().any(|(of, until)| of == whose && *until <= now) {
+            return Vec::new();
+        }
+        let own = self.lanes.starts.iter().filter(|(of, _)| of == whose).map(|(_, at)| (*at).min(now));
+        match rate.per() {
+            Per::Sliding(window) => own.map(|at| at.after(*window)).filter(|end| *end > now).collect(),
+            Per::Calendar { unit, zone } => {
+                let window = zone.window(*unit, now);
+                own.filter(|at| *at >= window.start).map(|_| window.end).collect()
+            }
+        }
+    }
+
+    /// The lanes' own policies.
+    pub fn lane_policies(&self) -> Vec<(LaneKey, LanePolicy)> {
+        self.lanes.policies.clone()
+    }
+
+    /// When a job of this lane that a rate holds back may start, as far as can be told.
+    pub(super) fn opens_at(&self, key: &LaneKey) -> Option<Timestamp> {
+        if self.is_paused(key) {
+            return None;
+        }
+        let mut all = vec![Whose::Queue, Whose::Lane(key.clone())];
+        all.extend(class_of(key).map(Whose::Class));
+        all.iter().filter_map(|whose| self.room(whose).opens_at).min()
+    }
+
+    /// Whether nothing holds a job of this lane back.
+    pub(super) fn may_start(&self, key: &LaneKey) -> bool {
+        let mut all = vec![Whose::Queue, Whose::Lane(key.clone())];
+        all.extend(class_of(key).map(Whose::Class));
+        !self.is_paused(key) && all.iter().all(|whose| self.room(whose).free > 0)
+    }
+
+    /// A job of this lane starts.
+    pub(super) fn note_start(&mut self, key: &LaneKey) {
+        let mut all = vec![Whose::Queue, Whose::Lane(key.clone())];
+        all.extend(class_of(key).map(Whose::Class));
+        let now = self.now;
+        for whose in all {
+            let Some(rate) = self.limits(&whose).rate else { continue };
+            let over = self.lanes.until.iter().any(|(of, until)| *of == whose && *until <= now);
+            if over {
+                self.lanes.starts.retain(|(of, _)| *of != whose);
+            }
+            let until = match rate.per() {
+                Per::Sliding(window) => now.after(*window),
+                Per::Calendar { unit, zone } => zone.window(*unit, now).end,
+            };
+            self.lanes.until.retain(|(of, _)| *of != whose);
+            self.lanes.until.push((whose.clone(), until));
+            // What a limiter has forgotten does not come back when its window grows.
+            let keeps = |at: Timestamp| match rate.per() {
+                Per::Sliding(window) => at.min(now).after(*window) > now,
+                Per::Calendar { unit, zone } => at.min(now) >= zone.window(*unit, now).start,
+            };
+            self.lanes.starts.retain(|(of, at)| *of != whose || keeps(*at));
+            self.lanes.starts.iter_mut().filter(|(of, _)| *of == whose).for_each(|(_, at)| *at = (*at).min(now));
+            self.lanes.starts.push((whose, now));
+        }
+    }
+
+    /// What a lane is set aside for, if nothing of it may start whatever room the queue has.
+    fn set_aside(&self, key: &LaneKey) -> Option<Place> {
+        if self.is_paused(key) {
+            return Some(Place::Closed);
+        }
+        let room = self.room(&Whose::Lane(key.clone()));
+        if room.free == 0 {
+            return Some(room.opens_at.map_or(Place::Closed, Place::HeldUntil));
+        }
+        let class = class_of(key)?;
+        (self.room(&Whose::Class(class)).free == 0).then_some(Place::WithItsClass)
+    }
+
+    /// Set-aside lanes that need no longer be take their turn again.
+    pub(super) fn bring_lanes_back(&mut self) {
+        let aside = |lane: &&LaneModel| lane.place != Place::InRing;
+        let mut old: Vec<(u64, LaneKey)> = self.lanes.lanes.iter().filter(aside).map(turn_of).collect();
+        old.retain(|(turn, _)| *turn <= self.lanes.reopen_to);
+        old.sort();
+        if old.len() <= BACK {
+            self.lanes.reopen_to = 0;
+        }
+        old.iter().take(BACK).for_each(|(_, key)| self.rejoin(key));
+        let mut held: Vec<(Timestamp, u64, LaneKey)> = Vec::new();
+        for lane in &self.lanes.lanes {
+            if let Place::HeldUntil(until) = lane.place
+                && until <= self.now
+            {
+                held.push((until, lane.turn, lane.key.clone()));
+            }
+        }
+        held.sort();
+        held.iter().take(BACK).for_each(|(_, _, key)| self.rejoin(key));
+        let mut classes: Vec<LaneClass> = Vec::new();
+        for lane in self.lanes.lanes.iter().filter(|lane| lane.place == Place::WithItsClass) {
+            classes.extend(class_of(&lane.key));
+        }
+        classes.sort();
+        classes.dedup();
+        for class in classes {
+            let room = usize::try_from(self.room(&Whose::Class(class.clone())).free).unwrap_or(usize::MAX);
+            let parked = self.lanes.lanes.iter().filter(|lane| lane.place == Place::WithItsClass);
+            let parked = parked.filter(|lane| class_of(&lane.key).as_ref() == Some(&class));
+            let mut parked: Vec<(u64, LaneKey)> = parked.map(turn_of).collect();
+            parked.sort();
+            parked.iter().take(room.min(BACK)).for_each(|(_, key)| self.rejoin(key));
+        }
+    }
+
+    /// A job of this lane has left Active.
+    pub(super) fn release(&mut self, key: &LaneKey) {
+        let closed = self.lanes.lanes.iter().any(|lane| lane.key == *key && lane.place == Place::Closed);
+        if closed {
+            self.rejoin(key);
+        }
+    }
+
+    /// The queue's rules for lanes changed.
+    pub(super) fn lane_rules_changed(&mut self) {
+        self.lanes.reopen_to = self.lanes.turns;
+    }
+
+    /// The clock stepped back.
+    pub(super) fn starts_not_later_than(&mut self, before: Timestamp, now: Timestamp) {
+        let until = &self.lanes.until;
+        let is_over = |whose: &Whose| until.iter().any(|(of, until)| of == whose && *until <= before);
+        self.lanes.starts.retain(|(of, _)| !is_over(of));
+        for (whose, until) in &mut self.lanes.until {
+            let own = self.lanes.starts.iter().filter(|(of, _)| of == whose);
+            if let Some(last) = own.map(|(_, at)| *at).max().filter(|last| *last > now) {
+                *until = now.after(until.since(last));
+            }
+        }
+        self.lanes.starts.iter_mut().for_each(|(_, at)| *at = (*at).min(now));
+    }
+
+    /// One lane's policy.
+    pub(super) fn set_lane_policy(&mut self, key: &LaneKey, policy: Option<LanePolicy>) {
+        let before = self.lanes.policies.iter().find(|(lane, _)| lane == key).map(|(_, policy)| policy.clone());
+        self.lanes.policies.retain(|(lane, _)| lane != key);
+        self.lanes.policies.extend(policy.clone().map(|policy| (key.clone(), policy)));
+        self.lanes.policies.sort_by(|a, b| a.0.cmp(&b.0));
+        let is_aside = self.lane(key).is_some_and(|lane| lane.place != Place::InRing);
+        if before != policy && is_aside {
+            self.rejoin(key);
+        }
+    }
+
+    /// Serves lanes in their turn: `look_at` is given the next job, and says whether the claim goes on.
+    pub(super) fn serve(&mut self, max_items: usize, mut look_at: impl FnMut(&mut Self, JobId) -> bool) {
+        let mut looked_at = 0;
+        for _ in 0..max_items + SET_ASIDE {
+            if looked_at == max_items || self.room(&Whose::Queue).free == 0 {
+                return;
+            }
+            let ring = self.lanes.lanes.iter().filter(|lane| lane.place == Place::InRing);
+            let Some((_, key)) = ring.map(turn_of).min() else { return };
+            if let Some(place) = self.set_aside(&key) {
+                self.lane(&key).into_iter().for_each(|lane| lane.place = place.clone());
+                continue;
+            }
+            let weight = self.policies_of(&key).iter().find_map(|policy| policy.weight).unwrap_or(1);
+            let full = self.config.lanes.quantum.saturating_mul(weight).max(1);
+            let alone = self.lanes.lanes.len() == 1;
+            let Some(lane) = self.lane(&key) else { return };
+            let turn_jobs = *lane.turn_jobs.get_or_insert(full);
+            let credit = if alone { u32::MAX } else { turn_jobs.saturating_sub(lane.served) };
+            let mut served = 0;
+            while served < credit && looked_at < max_items && self.may_start(&key) {
+                let Some(id) = self.first_of(&key) else { break };
+                if !look_at(self, id) {
+                    self.end_visit(&key, served);
+                    return;
+                }
+                served += 1;
+                looked_at += 1;
+            }
+            self.end_visit(&key, served);
+        }
+    }
+
+    fn end_visit(&mut self, key: &LaneKey, served: u32) {
+        self.see_lanes();
+        let alone = self.lanes.lanes.len() == 1;
+        let Some(lane) = self.lane(key) else { return };
+        lane.served = lane.served.saturating_add(served);
+        if alone {
+            (lane.served, lane.turn_jobs) = (0, None);
+        } else if lane.turn_jobs.is_some_and(|turn_jobs| lane.served >= turn_jobs) {
+            self.rejoin(key);
+        }
+    }
+
+    /// The first job of a lane's line.
+    fn first_of(&self, key: &LaneKey) -> Option<JobId> {
+        let line = self.jobs.iter().filter(|job| job.state == JobState::Waiting && job.slot == Slot::Lane);
+        let first = line.filter(|job| job.spec.lane == *key).min_by_key(|job| (job.priority, job.seq));
+        first.map(|job| job.spec.id)
+    }
+
+    /// Whether asking again at once may find a lane to serve; and when one can be served at the latest.
+    pub(super) fn look_at_lanes_again(&self) -> (bool, Option<Timestamp>) {
+        let ring = self.lanes.lanes.iter().any(|lane| lane.place == Place::InRing);
+        let queue = self.room(&Whose::Queue);
+        let mut instants: Vec<Timestamp> = queue.opens_at.filter(|_| ring).into_iter().collect();
+        let mut parked_may = false;
+        for lane in &self.lanes.lanes {
+            match (&lane.place, class_of(&lane.key)) {
+                (Place::HeldUntil(until), _) => instants.push(*until),
+                (Place::WithItsClass, Some(class)) => {
+                    let room = self.room(&Whose::Class(class));
+                    instants.extend(room.opens_at);
+                    parked_may |= room.free > 0;
+                }
+                _ => {}
+            }
+        }
+        ((ring || parked_may) && queue.free > 0, instants.into_iter().min())
+    }
+}
+
+/// What comes before the first slash of a lane's name.
+fn class_of(key: &LaneKey) -> Option<LaneClass> {
+    let name = key.name()?;
+    let at = name.find('/').filter(|at| *at > 0)?;
+    LaneClass::new(&name[..at]).ok()
+}
+
+fn turn_of(lane: &LaneModel) -> (u64, LaneKey) {
+    (lane.turn, lane.key.clone())
+}
