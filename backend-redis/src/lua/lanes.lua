@@ -1,0 +1,483 @@
+-- Lanes: a queue's jobs by tenant, user or platform, served in turn, and the limits that hold them back, as
+-- docs/contract.md has it under "Lanes" and "Limits". The score of a job in line is its lane's number times 256, and its
+-- priority; the default lane's number is 0. As long as a queue has jobs of the default lane only and no rules, nothing is kept
+-- about lanes, and nothing here is made.
+--
+-- `lanes` has an entry per lane with jobs in line: number (6), standing (1), what is left of its turn (4; all ones before it
+-- began), until when it is held (8), turn (6). `ring` has the lanes in the ring by turn, `aside` all others by turn; of these,
+-- `held` has those that wait for an instant, by that, as turn (6) and name, and `parked` those that wait for their class, as
+-- class, '/', turn (6) and name. `usage` has what is remembered of starts: the end of that (8) and the groups (see rate.lua), under 'q'
+-- for the queue, 'c' and a class, 'l' and a lane; and how many are Active, under 'A' and a class, 'a' and a lane, and 'n' for all lanes
+-- with a name. `fades` has the starts of lanes by their end.
+local STANDS = { RING = 0, HELD = 1, PARKED = 2, CLOSED = 3 }
+local CREDIT_FULL = 4294967295
+local LANES_SET_ASIDE_MAX, LANES_BACK_MAX = 100, 1000
+
+local lanes = setmetatable({}, { __index = open_parts })
+
+-- Whether anything is kept about lanes.
+local function is_laned()
+  return before.lanes > 0 or meta.rules or lanes_met
+end
+
+parts_to_open[#parts_to_open + 1] = function()
+  local known, count, usage = {}, before.lanes, {}
+
+  -- What the rules say, once they are needed.
+  local rules
+  local function rules_now()
+    if not rules then
+      rules = meta.rules and cjson.decode(meta.rules) or { quantum = 8, limits = {}, every = {}, classes = {} }
+    end
+    return rules
+  end
+
+  local policies = {}
+  local function policy_of(name)
+    if meta.has_policies and policies[name] == nil then
+      local json = call('HGET', K.POLICIES, name)
+      policies[name] = json and cjson.decode(json) or false
+    end
+    return policies[name]
+  end
+
+  local function class_of(name)
+    return string.match(name, '^([^/]+)/')
+  end
+
+  local function entry_of(name)
+    if known[name] == nil then
+      local bytes = call('HGET', K.LANES, name)
+      known[name] = false
+      if bytes then
+        local number, standing, credit, till, turn = unpack_bytes('>I6BI4i8I6', bytes)
+        known[name] = { number = number, standing = standing, credit = credit, till = till, turn = turn }
+      end
+    end
+    return known[name]
+  end
+
+  local function save(name, l)
+    call('HSET', K.LANES, name, pack('>I6BI4i8I6', l.number, l.standing, l.credit, l.till, l.turn))
+  end
+
+  local function parked_as(name, l)
+    return class_of(name) .. '/' .. pack('>I6', l.turn) .. name
+  end
+
+  local function step_out(name, l)
+    if l.standing == STANDS.RING then
+      call('ZREM', K.RING, name)
+      return
+    end
+    call('ZREM', K.ASIDE, name)
+    if l.standing == STANDS.HELD then
+      call('ZREM', K.HELD, pack('>I6', l.turn) .. name)
+    elseif l.standing == STANDS.PARKED then
+      call('ZREM', K.PARKED, parked_as(name, l))
+    end
+  end
+
+  -- Puts a lane at the end of the ring, with a new turn.
+  local function rejoin(name, l)
+    step_out(name, l)
+    meta.turns = meta.turns + 1
+    l.turn, l.credit, l.standing, l.till = meta.turns, CREDIT_FULL, STANDS.RING, 0
+    call('ZADD', K.RING, string.format('%.0f', l.turn), name)
+    save(name, l)
+  end
+
+  local function join(name)
+    if count == 1 then
+      -- A lane alone has its full credit, and now it no longer is.
+      local other = call('HKEYS', K.LANES)[1]
+      local l = entry_of(other)
+      if l and l.credit ~= CREDIT_FULL then
+        l.credit = CREDIT_FULL
+        save(other, l)
+      end
+    end
+    count = count + 1
+    local number = 0
+    if name ~= '' then
+      meta.lane_last = meta.lane_last + 1
+      number = meta.lane_last
+    end
+    local l = { number = number, standing = STANDS.CLOSED, credit = CREDIT_FULL, till = 0, turn = 0 }
+    known[name] = l
+    rejoin(name, l)
+    return l
+  end
+
+  -- A named lane, or rules, where there was neither so far: from here on the default lane is one like others.
+  local function meet()
+    if is_laned() then
+      return
+    end
+    lanes_met = true
+    if lanes.default_waits() then
+      join('')
+    end
+  end
+
+  -- The score of a job that comes to stand in its lane's line.
+  function lanes.score(name, priority)
+    if name ~= '' then
+      meet()
+    elseif not is_laned() then
+      return priority
+    end
+    local l = entry_of(name) or join(name)
+    return l.number * 256 + priority
+  end
+
+  lanes.meet = meet
+
+  -- Whether a job of the default lane stands in line, of those already written.
+  function lanes.default_waits()
+    return #put_line > 0 or call('ZCOUNT', K.LINE, 0, 255) > 0
+  end
+
+  local function set_aside(name, l, standing, till)
+    step_out(name, l)
+    l.standing, l.till = standing, till or 0
+    local turn = string.format('%.0f', l.turn)
+    call('ZADD', K.ASIDE, turn, name)
+    if standing == STANDS.HELD then
+      call('ZADD', K.HELD, string.format('%.0f', l.till), pack('>I6', l.turn) .. name)
+    elseif standing == STANDS.PARKED then
+      call('ZADD', K.PARKED, 0, parked_as(name, l))
+    end
+    save(name, l)
+  end
+
+  local function is_empty(l)
+    return call('ZCOUNT', K.LINE, l.number * 256, l.number * 256 + 255) == 0
+  end
+
+  local function forget(name, l)
+    step_out(name, l)
+    call('HDEL', K.LANES, name)
+    known[name] = false
+    count = count - 1
+  end
+
+  -- Lanes that jobs left in this turn, apart from visits: the empty ones are forgotten when it ends.
+  local left = {}
+  function lanes.left(name)
+    left[name] = true
+  end
+
+  function lanes.close()
+    for name in pairs(left) do
+      local l = entry_of(name)
+      if l and is_empty(l) then
+        forget(name, l)
+      end
+    end
+    if count == 1 and not meta.rules and not meta.has_policies then
+      local l = entry_of('')
+      if l then
+        forget('', l)
+      end
+    end
+  end
+
+  -- Terms of a lane: what its own policy, its class's and the one for every lane come to.
+  local function terms_of(name)
+    local r, class = rules_now(), class_of(name)
+    local of_class = class and r.classes[class]
+    local own = policy_of(name)
+    local said = { own or {}, of_class and of_class.each or {}, r.every }
+    local terms = { paused = false, total = of_class and of_class.total, class = class }
+    local weight
+    for i = 1, 3 do
+      local s = said[i]
+      weight = weight or s.weight
+      -- Nothing said is left out; no limit is false.
+      if terms.concurrency == nil then
+        terms.concurrency = s.concurrency
+      end
+      if terms.rate == nil then
+        terms.rate = s.rate
+      end
+      terms.paused = terms.paused or s.paused
+    end
+    terms.turn_jobs = math.max(math.min(r.quantum * (weight or 1), CREDIT_FULL), 1)
+    return terms
+  end
+
+  -- A rate's bound now: any window, or the calendar's, which the client computed.
+  local windows
+  local function bound_of(given)
+    local bound = { limit = given.limit }
+    if given.window then
+      bound.window = given.window
+      return bound
+    end
+    windows = windows or cjson.decode(meta.windows)
+    local list = windows[given.calendar]
+    for i = 1, #list - 1 do
+      if list[i] <= now and now < list[i + 1] then
+        bound.first, bound.last = list[i], list[i + 1]
+      end
+    end
+    return bound
+  end
+
+  -- What is remembered under a field of `usage`.
+  local function starts_of(field)
+    local u = usage[field]
+    if not u then
+      local bytes = call('HGET', K.USAGE, field)
+      u = { till = 0, groups = rate.read('') }
+      if bytes and #bytes >= 8 and number(bytes) > now then
+        u.till, u.groups = number(bytes), rate.read(sub(bytes, 9)) or rate.read('')
+      end
+      usage[field] = u
+    end
+    return u
+  end
+
+  -- How much may start under limits, and when something may, if nothing may now and only the rate is in the way.
+  local function room_of(limits, active, field)
+    local slots = limits.concurrency and math.max(limits.concurrency - active, 0) or CREDIT_FULL
+    if not limits.rate then
+      return slots, nil
+    end
+    local groups, bound = starts_of(field).groups, bound_of(limits.rate)
+    local free = math.min(math.max(rate.free(groups, bound, now), 0), slots)
+    return free, free == 0 and slots > 0 and rate.retry_at(groups, bound, now, 1) or nil
+  end
+
+  local function note_starts(limits, field, n)
+    if not limits.rate then
+      return
+    end
+    local u, bound = starts_of(field), bound_of(limits.rate)
+    rate.take(u.groups, bound, now, n)
+    u.till = rate.idle_at(u.groups, bound, now)
+    call('HSET', K.USAGE, field, pack('>i8', u.till) .. rate.write(u.groups))
+    if byte(field) == 108 then
+      call('ZADD', K.FADES, string.format('%.0f', u.till), field)
+    end
+  end
+
+  local function counted(field)
+    return tonumber(call('HGET', K.USAGE, field) or '0')
+  end
+
+  local started = 0
+  local function active_now()
+    return before.active_now() + started
+  end
+
+  local function room_of_queue()
+    return room_of(rules_now().limits, active_now(), 'q')
+  end
+
+  local function room_of_lane(name, terms)
+    local active = 0
+    if terms.concurrency then
+      active = name == '' and active_now() - counted('n') or counted('a' .. name)
+    end
+    return room_of(terms, active, 'l' .. name)
+  end
+
+  local function room_of_class(class, total)
+    return room_of(total or {}, total and total.concurrency and counted('A' .. class) or 0, 'c' .. class)
+  end
+
+  -- How much of a lane may start under every limit, and when something may, as far as can be told.
+  local function room_for(name, terms)
+    if terms.paused then
+      return 0, nil
+    end
+    local free, opens = room_of_queue()
+    local own, own_opens = room_of_lane(name, terms)
+    free, opens = math.min(free, own), math.min(opens or MAX_AT, own_opens or MAX_AT)
+    if terms.total then
+      local of_class, class_opens = room_of_class(terms.class, terms.total)
+      free, opens = math.min(free, of_class), math.min(opens, class_opens or MAX_AT)
+    end
+    return free, opens < MAX_AT and opens or nil
+  end
+
+  -- Takes note of starts in a lane, and of jobs that became Active.
+  local function note(name, terms, n)
+    started = started + n
+    note_starts(rules_now().limits, 'q', n)
+    note_starts(terms, 'l' .. name, n)
+    if terms.total then
+      note_starts(terms.total, 'c' .. terms.class, n)
+    end
+    if meta.counted and name ~= '' then
+      call('HINCRBY', K.USAGE, 'a' .. name, n)
+      call('HINCRBY', K.USAGE, 'n', n)
+      if terms.class then
+        call('HINCRBY', K.USAGE, 'A' .. terms.class, n)
+      end
+    end
+  end
+
+  local function count_down(field)
+    if call('HINCRBY', K.USAGE, field, -1) <= 0 then
+      call('HDEL', K.USAGE, field)
+    end
+  end
+
+  -- A job of this lane has left Active: if the lane waited for that, it takes its turn again.
+  function lanes.released(name)
+    if meta.counted and name ~= '' then
+      count_down('a' .. name)
+      count_down('n')
+      local class = class_of(name)
+      if class then
+        count_down('A' .. class)
+      end
+    end
+    hint_work = true
+    local l = entry_of(name)
+    if l and l.standing == STANDS.CLOSED then
+      rejoin(name, l)
+    end
+  end
+
+  -- Brings back lanes that were set aside and need no longer be.
+  function lanes.bring_back()
+    if meta.reopen_to > 0 then
+      local old = call('ZRANGEBYSCORE', K.ASIDE, '-inf', string.format('%.0f', meta.reopen_to), 'LIMIT', 0, LANES_BACK_MAX + 1)
+      if #old <= LANES_BACK_MAX then
+        meta.reopen_to = 0
+      end
+      for i = 1, math.min(#old, LANES_BACK_MAX) do
+        rejoin(old[i], entry_of(old[i]))
+      end
+    end
+    local due = call('ZRANGEBYSCORE', K.HELD, '-inf', string.format('%.0f', now), 'LIMIT', 0, LANES_BACK_MAX)
+    for i = 1, #due do
+      local name = sub(due[i], 7)
+      rejoin(name, entry_of(name))
+    end
+    lanes.each_parked_class(function(class, total)
+      local free = math.min(room_of_class(class, total), LANES_BACK_MAX)
+      if free > 0 then
+        local parked = call('ZRANGEBYLEX', K.PARKED, '[' .. class .. '/', '(' .. class .. '0', 'LIMIT', 0, free)
+        for i = 1, #parked do
+          local name = sub(parked[i], #class + 8)
+          rejoin(name, entry_of(name))
+        end
+      end
+    end)
+  end
+
+  -- Classes with parked lanes, in the order of their names.
+  function lanes.each_parked_class(visit)
+    local from = '-'
+    while true do
+      local first = call('ZRANGEBYLEX', K.PARKED, from, '+', 'LIMIT', 0, 1)[1]
+      if not first then
+        return
+      end
+      local class = class_of(first)
+      local of_class = rules_now().classes[class]
+      visit(class, of_class and of_class.total)
+      from = '(' .. class .. '0'
+    end
+  end
+
+  -- Serves the lanes in their turn. `look` looks at jobs of a line, up to so many, and claims up to so many; it answers how
+  -- many it looked at, how many it claimed, and whether the answer is full.
+  function lanes.serve(ask, look)
+    local looked_at = 0
+    for _ = 1, ask.max_items + LANES_SET_ASIDE_MAX do
+      if looked_at == ask.max_items or room_of_queue() == 0 then
+        return
+      end
+      local name = call('ZRANGE', K.RING, 0, 0)[1]
+      if not name then
+        return
+      end
+      local l, terms = entry_of(name), terms_of(name)
+      local free, opens = room_of_lane(name, terms)
+      if terms.paused then
+        set_aside(name, l, STANDS.CLOSED)
+      elseif free == 0 then
+        set_aside(name, l, opens and STANDS.HELD or STANDS.CLOSED, opens)
+      elseif terms.total and room_of_class(terms.class, terms.total) == 0 then
+        set_aside(name, l, STANDS.PARKED)
+      else
+        local alone = count == 1
+        if l.credit == CREDIT_FULL then
+          l.credit = terms.turn_jobs
+        end
+        local credit = alone and ask.max_items or l.credit
+        local seen, claimed, is_full = look(l.number, math.min(credit, ask.max_items - looked_at), (room_for(name, terms)))
+        looked_at = looked_at + seen
+        if claimed > 0 then
+          note(name, terms, claimed)
+        end
+        if is_empty(l) then
+          forget(name, l)
+        elseif count == 1 then
+          l.credit = CREDIT_FULL
+          save(name, l)
+        else
+          l.credit = math.max(l.credit - seen, 0)
+          if l.credit == 0 then
+            rejoin(name, l)
+          else
+            save(name, l)
+          end
+        end
+        if is_full then
+          return
+        end
+      end
+    end
+  end
+
+  -- Whether nothing holds a job of this lane back; and when it may start, as far as can be told.
+  function lanes.may_start(name)
+    local terms = terms_of(name)
+    local free, opens = room_for(name, terms)
+    return free > 0, opens
+  end
+
+  function lanes.note_start(name)
+    note(name, terms_of(name), 1)
+  end
+
+  -- Whether asking again at once may find a lane to serve, and when one can be served.
+  function lanes.look_ahead()
+    local free, opens = room_of_queue()
+    local ring = call('ZCARD', K.RING) > 0
+    local to_serve, at = ring, ring and opens or MAX_AT
+    at = math.min(at, tonumber(call('ZRANGE', K.HELD, 0, 0, 'WITHSCORES')[2]) or MAX_AT)
+    lanes.each_parked_class(function(class, total)
+      local of_class, class_opens = room_of_class(class, total)
+      to_serve = to_serve or of_class > 0
+      at = math.min(at, class_opens or MAX_AT)
+    end)
+    return to_serve and free > 0, at < MAX_AT and at or nil
+  end
+
+  -- Throws away starts of lanes that no longer count.
+  function lanes.fade(max)
+    local over = call('ZRANGEBYSCORE', K.FADES, '-inf', string.format('%.0f', now), 'LIMIT', 0, max)
+    many('HDEL', K.USAGE, over, 1)
+    many('ZREM', K.FADES, over, 1)
+  end
+
+  -- Rules changed: every lane that is set aside now is to come back.
+  function lanes.reopen()
+    meta.reopen_to = meta.turns
+  end
+
+  function lanes.reopen_lane(name)
+    local l = entry_of(name)
+    if l and l.standing ~= STANDS.RING then
+      rejoin(name, l)
+    end
+  end
+end
