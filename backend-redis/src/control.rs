@@ -1,9 +1,13 @@
 //! The role of the operator: acts on jobs, and on queues as a whole.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use ferroq_core::clock::micros;
-use ferroq_core::job::{JobState, QueueName, Start};
+use ferroq_core::job::{JobState, LaneKey, QueueName, Start};
+use ferroq_core::policy::lanes::{LanePolicy, LaneRules, Say, StartLimits};
+use ferroq_core::policy::rate::{Per, Rate};
 use ferroq_core::storage::{
     Act, ActAnswer, ActReport, ActRequest, Control, ErrorCode, ObliterateAnswer, QueueConfig, Selection, StorageError,
 };
@@ -15,7 +19,7 @@ use crate::exchange::{FLAG_OUTBOX, strange};
 use crate::inspect::{array, count};
 use crate::outbox::Relayer;
 use crate::record::{bytes_of, id_of};
-use crate::script::{ACT, CONFIGURE, OBLITERATE, SETTINGS};
+use crate::script::{ACT, CONFIGURE, LANE, OBLITERATE, POLICIES, SETTINGS};
 use crate::spec::{Reader, Unreadable};
 use crate::walk;
 
@@ -66,6 +70,51 @@ impl Control for RedisStorage {
         let (.., stored) = stored_settings(self.look(&SETTINGS, queue, |cmd| cmd).await?)?;
         let json = json_of(&config, &stored);
         self.store_config(queue, |cmd| config_args(cmd, Some((&config, &json)))).await.map(drop)
+    }
+
+    async fn configure_lane(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        policy: Option<LanePolicy>,
+    ) -> Result<(), StorageError> {
+        if let Some(problems) = policy.as_ref().map(|policy| policy.problems("the lane")).filter(|all| !all.is_empty())
+        {
+            return Err(invalid(problems.join("; ")));
+        }
+        self.registry.register(queue).await?;
+        let (keys, clock) = (self.keys(queue), self.clock_arg());
+        let json = policy.as_ref().map(|policy| serde_json::to_string(policy).unwrap_or_default()).unwrap_or_default();
+        let counts = matches!(policy, Some(LanePolicy { concurrency: Say::Limit(_), .. }));
+        let calendar = match &policy {
+            Some(LanePolicy { rate: Say::Limit(rate), .. }) => calendar_of(rate).unwrap_or_default(),
+            _ => String::new(),
+        };
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(&clock).arg(lane.name().unwrap_or_default()).arg(&json).arg(u8::from(counts)).arg(&calendar);
+        };
+        let flags = self.run(&LANE, &keys, &keys.answers(None), args).await?;
+        if bytes_of(flags).as_deref() == Ok(&[1]) {
+            self.registry.add(queue).await.map_err(after_the_fact)?;
+        }
+        Ok(())
+    }
+
+    async fn lane_policies(
+        &self,
+        queue: &QueueName,
+        after: Option<&LaneKey>,
+        max_items: usize,
+    ) -> Result<Vec<(LaneKey, LanePolicy)>, StorageError> {
+        if max_items == 0 {
+            return Err(invalid("a page of lane policies holds one at least"));
+        }
+        let all = self.look(&POLICIES, queue, |cmd| cmd).await?;
+        let mut all = policies_of(all).map_err(|Unreadable| strange("the lanes' policies"))?;
+        all.retain(|(lane, _)| after.is_none_or(|after| lane > after));
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all.truncate(max_items);
+        Ok(all)
     }
 
     async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<bool, StorageError> {
@@ -200,7 +249,7 @@ pub(crate) fn json_of(config: &QueueConfig, stored: &[u8]) -> String {
 /// Adds the ten arguments of a queue's settings; see `config.lua`.
 pub(crate) fn config_args<'a>(cmd: &'a mut Cmd, config: Option<(&QueueConfig, &str)>) -> &'a mut Cmd {
     let Some((config, json)) = config else {
-        return (0..10).fold(cmd, |cmd, _| cmd.arg(""));
+        return (0..14).fold(cmd, |cmd, _| cmd.arg(""));
     };
     cmd.arg(u8::from(config.paused)).arg(json);
     let retention = &config.retention;
@@ -209,7 +258,59 @@ pub(crate) fn config_args<'a>(cmd: &'a mut Cmd, config: Option<(&QueueConfig, &s
     }
     // The server counts entries in a signed number.
     cmd.arg(i64::try_from(config.event_entries_kept).unwrap_or(i64::MAX));
-    cmd.arg(config.dead_letter.as_ref().map_or("", |queue| queue.as_str()))
+    cmd.arg(config.dead_letter.as_ref().map_or("", |queue| queue.as_str()));
+    let said = serde_json::to_string(&config.lanes).unwrap_or_default();
+    let is_plain = config.limits.is_none() && config.lanes == LaneRules::default();
+    let rules = serde_json::json!({ "limits": config.limits, "lanes": config.lanes }).to_string();
+    cmd.arg(if is_plain { "" } else { rules.as_str() });
+    // A queue that was never configured has said nothing.
+    cmd.arg(if config.lanes == LaneRules::default() { "" } else { said.as_str() });
+    let (policies, totals) = policies_in(config);
+    let counts = policies.iter().any(|policy| matches!(policy.concurrency, Say::Limit(_)))
+        || totals.iter().any(|total| total.concurrency.is_some());
+    let of_lanes = policies.iter().filter_map(|policy| match &policy.rate {
+        Say::Limit(rate) => calendar_of(rate),
+        Say::Inherit | Say::Unlimited => None,
+    });
+    let of_totals = totals.iter().copied().chain([&config.limits]);
+    let of_totals = of_totals.filter_map(|total| calendar_of(total.rate.as_ref()?));
+    let calendars: BTreeSet<String> = of_lanes.chain(of_totals).collect();
+    cmd.arg(u8::from(counts)).arg(serde_json::json!(calendars).to_string())
+}
+
+/// Every lane policy and every class's limits in the settings.
+fn policies_in(config: &QueueConfig) -> (Vec<&LanePolicy>, Vec<&StartLimits>) {
+    let classes = config.lanes.classes.values();
+    let policies = classes.clone().map(|class| &class.each).chain([&config.lanes.every]).collect();
+    (policies, classes.map(|class| &class.total).collect())
+}
+
+/// How scripts call a rate's calendar, if it has one: unit and zone.
+fn calendar_of(rate: &Rate) -> Option<String> {
+    match rate.per() {
+        Per::Sliding(_) => None,
+        Per::Calendar { unit, zone } => {
+            let unit = serde_json::to_value(unit).ok()?;
+            Some(format!("{} {zone}", unit.as_str()?))
+        }
+    }
+}
+
+fn policies_of(all: Value) -> Result<Vec<(LaneKey, LanePolicy)>, Unreadable> {
+    let mut values = match all {
+        Value::Map(pairs) => pairs.into_iter().flat_map(|(lane, policy)| [lane, policy]).collect(),
+        all => array(all)?,
+    }
+    .into_iter()
+    .map(bytes_of);
+    let mut policies = Vec::new();
+    while let (Some(lane), Some(policy)) = (values.next(), values.next()) {
+        let (lane, policy) = (lane?, policy?);
+        let name = std::str::from_utf8(&lane).map_err(|_| Unreadable)?;
+        let lane = if name.is_empty() { LaneKey::DEFAULT } else { LaneKey::new(name).map_err(|_| Unreadable)? };
+        policies.push((lane, serde_json::from_slice(&policy).map_err(|_| Unreadable)?));
+    }
+    Ok(policies)
 }
 
 /// What `settings.lua` answers: whether the queue exists, whether it is paused, and its settings as JSON.

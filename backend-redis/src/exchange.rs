@@ -1,10 +1,12 @@
 //! Exchange: settlements with their follow-ups, and a claim, in one script. Follow-ups for other queues leave through the
 //! outbox (see [`crate::outbox`]) before the call answers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ferroq_core::clock::{Timestamp, micros};
 use ferroq_core::job::{ERROR_TEXT_BYTES_MAX, JobState, QueueName, clip};
+use ferroq_core::policy::rate::{CalendarUnit, TimeZoneName};
 use ferroq_core::storage::{
     ClaimAnswer, EnqueueAnswer, ExchangeAnswer, ExchangeRequest, Lease, Outcome, SettleAnswer, Settlement, StorageError,
 };
@@ -16,9 +18,13 @@ use crate::error::{CallError, invalid};
 use crate::keys::QueueKeys;
 use crate::outbox::{Parcel, Relayer};
 use crate::record::{bytes_of, claimed, error_number, id_of};
-use crate::script::{EXCHANGE, QUARANTINE};
+use crate::script::{EXCHANGE, QUARANTINE, WINDOWS};
 use crate::spec::{self, Kinds, Reader, Unreadable};
 
+/// How often windows are stored for one exchange: once, unless it takes so long that they end meanwhile.
+const WINDOWS_MAX: usize = 5;
+/// How many windows of a calendar are stored at a time.
+const WINDOWS_AHEAD: usize = 60;
 /// The shortest lease that may be asked for.
 pub(crate) const TERM_MIN: Duration = Duration::from_millis(1);
 /// The outbox holds something.
@@ -62,7 +68,14 @@ impl RedisStorage {
                 cmd.arg(kind.as_str());
             }
         };
-        let value = self.run(&EXCHANGE, &keys, &keys.answers(call.map(|call| call.session)), args).await?;
+        let answers = keys.answers(call.map(|call| call.session));
+        let mut value = self.run(&EXCHANGE, &keys, &answers, args).await?;
+        for _ in 0..WINDOWS_MAX {
+            let Some((now, calendars)) = windows_wanted(&value) else { break };
+            let windows = windows(now, &calendars);
+            self.run(&WINDOWS, &keys, &answers, |cmd| drop(cmd.arg(&windows))).await?;
+            value = self.run(&EXCHANGE, &keys, &answers, args).await?;
+        }
         let mut answered = Answered::read(value).map_err(|Unreadable| strange("the exchange script's answer"))?;
         let claimed = match &claim {
             None => None,
@@ -130,6 +143,32 @@ impl RedisStorage {
             }
         }
     }
+}
+
+/// The storage time at which an exchange found the windows of calendars wanting, and these, if that is its answer.
+fn windows_wanted(value: &Value) -> Option<(Timestamp, Vec<String>)> {
+    let Value::BulkString(bytes) = value else { return None };
+    let mut from = Reader(bytes.strip_prefix(b"W")?);
+    let now = Timestamp::from_micros(from.i64().ok()?);
+    Some((now, serde_json::from_slice(from.0).ok()?))
+}
+
+/// The windows of calendars around `now`, as scripts keep them: the instants at which one ends and the next begins.
+fn windows(now: Timestamp, calendars: &[String]) -> String {
+    let mut all = BTreeMap::new();
+    for calendar in calendars {
+        let Some((unit, zone)) = calendar.split_once(' ') else { continue };
+        let unit: Option<CalendarUnit> = serde_json::from_value(unit.into()).ok();
+        let (Some(unit), Ok(zone)) = (unit, TimeZoneName::new(zone)) else { continue };
+        let mut window = zone.window(unit, now);
+        let mut instants = vec![window.start.as_micros()];
+        for _ in 0..WINDOWS_AHEAD {
+            instants.push(window.end.as_micros());
+            window = zone.window(unit, window.end);
+        }
+        all.insert(calendar, instants);
+    }
+    serde_json::json!(all).to_string()
 }
 
 /// A follow-up that went to the outbox: which of its settlement's, and under which number.

@@ -7,7 +7,7 @@ use ferroq_core::job::{LimiterName, QueueName};
 use uuid::Uuid;
 
 /// What comes after the tag, in the order in which the scripts know the keys (see `lua/names.lua`).
-const PARTS: [&str; 20] = [
+const PARTS: [&str; 28] = [
     "meta",
     "spec",
     "run",
@@ -28,6 +28,14 @@ const PARTS: [&str; 20] = [
     "wake",
     "outbox",
     "ledger",
+    "lanes",
+    "ring",
+    "aside",
+    "held",
+    "parked",
+    "usage",
+    "fades",
+    "policies",
 ];
 
 /// How many keys a script gets: those of the queue, and the answers of one session.

@@ -149,19 +149,21 @@ macro_rules! scripts {
 
 scripts! {
     // Refused when the server is at its memory limit; everything else works on, so that a full server can be emptied.
-    ENQUEUE = "enqueue", "", ["names" "pack" "turn" "record" "leave" "finish" "put"];
+    ENQUEUE = "enqueue", "", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "put"];
     EXCHANGE = "exchange", "allow-oom",
-        ["names" "pack" "turn" "record" "leave" "letter" "finish" "put" "settle" "claim"];
-    RENEW = "renew", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish"];
-    ANNOTATE = "annotate", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish"];
-    SWEEP = "sweep", "allow-oom", ["names" "pack" "turn" "record" "leave" "letter" "finish" "settle" "claim"];
+        ["names" "pack" "turn" "record" "rate" "lanes" "leave" "letter" "finish" "put" "settle" "claim"];
+    RENEW = "renew", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish"];
+    ANNOTATE = "annotate", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish"];
+    SWEEP = "sweep", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "letter" "finish" "settle" "claim"];
     WATCH = "watch", "allow-oom", ["names" "pack" "turn" "record"];
-    QUARANTINE = "quarantine", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "settle" "claim"];
-    DELIVER = "deliver", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "put"];
-    ACT = "act", "allow-oom", ["names" "pack" "turn" "record" "leave" "letter" "finish" "walk"];
-    CONFIGURE = "configure", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "config"];
-    OBLITERATE = "obliterate", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "walk"];
-    RESTORE = "restore", "", ["names" "pack" "turn" "record" "leave" "finish" "config"];
+    QUARANTINE = "quarantine", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "settle" "claim"];
+    DELIVER = "deliver", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "put"];
+    ACT = "act", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "letter" "finish" "walk"];
+    CONFIGURE = "configure", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "config"];
+    LANE = "lane", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish"];
+    WINDOWS = "windows", "allow-oom", ["names" "pack" "turn"];
+    OBLITERATE = "obliterate", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "walk"];
+    RESTORE = "restore", "", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "config"];
     ACQUIRE = "acquire", "", ["pack" "rate" "limiter"];
     TOKEN = "token", "allow-oom", ["names" "pack"];
     // These only read, and run on a server that takes no writes.
@@ -170,6 +172,7 @@ scripts! {
     LIST = "list", "no-writes", ["names" "pack" "turn" "record" "walk"];
     COUNTS = "counts", "no-writes", ["names" "pack" "turn" "record" "walk"];
     EVENTS = "events", "no-writes", ["names" "pack" "turn"];
+    POLICIES = "policies", "no-writes", ["names" "pack" "turn"];
     SETTINGS = "settings", "no-writes", ["names" "pack" "turn"];
     HELD = "held", "no-writes", ["names" "pack" "turn"];
     SEQS = "seqs", "no-writes", ["names" "pack" "turn"];

@@ -9,11 +9,11 @@ use redis::Cmd;
 use crate::record::seq_of;
 use crate::spec::{Reader, Unreadable};
 
-/// The number of the set that all shelves share. Before it stand the lane's line and the solo line, after it every other
+/// The number of the set that all shelves share. Before it stand the set of all lanes and the solo line, after it every other
 /// state's set.
 const SHELVES: u8 = 3;
-/// A shelf's scores are its number times this, and the priority.
-const SHELF: i64 = 256;
+/// The scores of a lane, and of a shelf, are its number times this, and the priority.
+const LINE: i64 = 256;
 /// More than anybody holds in memory; scripts count exactly to well beyond it.
 const ITEMS_MAX: usize = u32::MAX as usize;
 
@@ -29,17 +29,17 @@ impl Place {
     /// Where the walk goes on after a cursor, which users may have made up.
     fn after(cursor: ListCursor) -> Self {
         let ListCursor { state, slot, line, rank, seq } = cursor;
-        if (state, slot) == (JobState::Waiting, Slot::Shelf) {
-            let shelf = line.saturating_mul(SHELF);
+        if state == JobState::Waiting && slot != Slot::Solo {
+            let set = if slot == Slot::Shelf { SHELVES } else { 1 };
+            let from = line.saturating_mul(LINE);
             return match rank {
-                ..0 => Place { set: SHELVES, score: shelf.saturating_sub(1), seq: i64::MAX },
-                0..SHELF => Place { set: SHELVES, score: shelf.saturating_add(rank), seq },
-                SHELF.. => Place { set: SHELVES, score: shelf.saturating_add(SHELF - 1), seq: i64::MAX },
+                ..0 => Place { set, score: from.saturating_sub(1), seq: i64::MAX },
+                0..LINE => Place { set, score: from.saturating_add(rank), seq },
+                LINE.. => Place { set, score: from.saturating_add(LINE - 1), seq: i64::MAX },
             };
         }
         let (set, slot) = match (state, slot) {
-            (JobState::Waiting, Slot::Solo) => (2, Slot::Lane),
-            (JobState::Waiting, slot) => (1, slot),
+            (JobState::Waiting, _) => (2, Slot::Lane),
             (state, slot) => (state.number() + SHELVES, slot),
         };
         // Lines of a set come in the order of (slot, line), and each set here is line 0 of the first slot.
@@ -58,9 +58,9 @@ impl Place {
             SHELVES => (JobState::Waiting, Slot::Shelf),
             _ => (JobState::from_number(set.checked_sub(SHELVES)?)?, Slot::Lane),
         };
-        let (line, rank) = match slot {
-            Slot::Shelf => (score.div_euclid(SHELF), score.rem_euclid(SHELF)),
-            Slot::Lane | Slot::Solo => (0, score),
+        let (line, rank) = match (state, slot) {
+            (JobState::Waiting, Slot::Lane | Slot::Shelf) => (score.div_euclid(LINE), score.rem_euclid(LINE)),
+            _ => (0, score),
         };
         Some(ListCursor { state, slot, line, rank, seq })
     }
@@ -113,6 +113,7 @@ mod tests {
     fn a_cursor_that_a_walk_answered_leads_back_to_its_place() {
         let mut cursors = vec![
             cursor(JobState::Waiting, Slot::Lane, 0, 128),
+            cursor(JobState::Waiting, Slot::Lane, 7, 3),
             cursor(JobState::Waiting, Slot::Solo, 0, 0),
             cursor(JobState::Waiting, Slot::Shelf, 1, 0),
             cursor(JobState::Waiting, Slot::Shelf, 9, 255),
@@ -128,8 +129,8 @@ mod tests {
         let place = |set, score, seq| Place { set, score, seq };
         let (low, high) = (i64::MIN, i64::MAX);
         let cases = [
-            (cursor(JobState::Waiting, Slot::Lane, -1, 5), place(1, low, low)),
-            (cursor(JobState::Waiting, Slot::Lane, 1, 5), place(1, high, high)),
+            (cursor(JobState::Waiting, Slot::Lane, -1, 5), place(1, -251, -7)),
+            (cursor(JobState::Waiting, Slot::Lane, 1, 256), place(1, 511, high)),
             (cursor(JobState::Waiting, Slot::Solo, 1, 5), place(2, high, high)),
             (cursor(JobState::Failed, Slot::Shelf, -1, 5), place(8, high, high)),
             (cursor(JobState::Waiting, Slot::Shelf, 3, -1), place(3, 767, high)),

@@ -113,14 +113,13 @@ end
 -- How many specs a claim reads before it knows how large they are.
 local READ_FIRST = 16
 
--- Claims from one line into `out`: id, spec, and what else the worker has to know. `ask` has max_items, max_bytes, term
--- (as bytes), kinds (as a set), worker.
-local function claim_from(line, ask, out)
-  local is_solo = line == K.SOLO_LINE
-  local members = call('ZRANGE', line, 0, ask.max_items - 1)
-  if #members == 0 then
-    return
-  end
+-- What a claim has come to so far. `read_bytes` and `bytes` are of specs read and of payloads claimed.
+local taken = { runs = {}, active = {}, count = 0, read_bytes = 0 }
+
+-- Looks at the first jobs of a line, given as its members, and claims up to `room` of them into `out`: id, spec, and what else
+-- the worker has to know. `ask` has max_items, max_bytes, term (as bytes), kinds (as a set), worker. Answers how many it looked
+-- at, how many it claimed, and whether the next would make the answer too large. They are the caller's to take out of line.
+local function claim_from(members, ask, out, room)
   local ids, blobs, entries = {}, {}, {}
   -- Specs are read a few at first, and then as many as the first ones let expect to fit: a line of large payloads is not
   -- read as a whole for the sake of one.
@@ -128,7 +127,7 @@ local function claim_from(line, ask, out)
   local function read_on()
     local n = READ_FIRST
     if read > 0 then
-      n = math.max(1, math.floor((ask.max_bytes - read_bytes) / math.max(read_bytes / read, 1)))
+      n = math.max(1, math.floor((ask.max_bytes - taken.read_bytes) / math.max(read_bytes / read, 1)))
     end
     local till_place = math.min(#members, read + n)
     local some = {}
@@ -140,19 +139,23 @@ local function claim_from(line, ask, out)
       ids[read + i], blobs[read + i], entries[read + i] = some[i], some_blobs[i], some_entries[i]
       read_bytes = read_bytes + (some_blobs[i] and #some_blobs[i] or 0)
     end
+    taken.read_bytes = taken.read_bytes + read_bytes
     read = till_place
   end
-  local till = after(now, ask.term)
-  local score = string.format('%.0f', number(till))
-  -- The entry of a job that is claimed for the first time: this, then what it brings along, then this.
-  local fresh_head = char(ACTIVE) .. next_epoch(NONE8, now)
-  local fresh_tail = '\0\0\0\0' .. pack('>I4I4I4', 0, 0, 1) .. now8 .. till .. ask.term .. ask.worker
-  local kinds = ask.kinds
-  local runs, active, n_out, first_out = {}, {}, #out, #out
-  local looked_at, claimed = 0, 0
-  -- The payload bytes of the claims; nothing as long as all specs read are fewer, since none is shorter than its payload.
-  local bytes
+  if not taken.till then
+    taken.till = after(now, ask.term)
+    taken.score = string.format('%.0f', number(taken.till))
+    -- The entry of a job that is claimed for the first time: this, then what it brings along, then this.
+    taken.fresh_head = char(ACTIVE) .. next_epoch(NONE8, now)
+    taken.fresh_tail = '\0\0\0\0' .. pack('>I4I4I4', 0, 0, 1) .. now8 .. taken.till .. ask.term .. ask.worker
+  end
+  local till, score, fresh_head, fresh_tail = taken.till, taken.score, taken.fresh_head, taken.fresh_tail
+  local kinds, runs, active = ask.kinds, taken.runs, taken.active
+  local n_out, looked_at, claimed = #out, 0, 0
   for i = 1, #members do
+    if claimed == room then
+      break
+    end
     if i > read then
       read_on()
     end
@@ -170,18 +173,20 @@ local function claim_from(line, ask, out)
     elseif not kinds[sub(blob, 27, 26 + byte(blob, 26))] then
       job.shelve(job.of(id, blob, entry), sub(blob, 27, 26 + byte(blob, 26)))
     else
-      if bytes or read_bytes > ask.max_bytes then
-        if not bytes then
-          bytes = 0
-          for k = first_out + 2, n_out, 3 do
-            bytes = bytes + payload_len(out[k])
+      -- The payload bytes of the claims are counted once the specs read are more than may be, since none is shorter than its
+      -- payload.
+      if taken.bytes or taken.read_bytes > ask.max_bytes then
+        if not taken.bytes then
+          taken.bytes = 0
+          for k = taken.first_out + 2, n_out, 3 do
+            taken.bytes = taken.bytes + payload_len(out[k])
           end
         end
         local more = payload_len(blob)
-        if claimed > 0 and bytes + more > ask.max_bytes then
-          break
+        if taken.count > 0 and taken.bytes + more > ask.max_bytes then
+          return looked_at, claimed, true
         end
-        bytes = bytes + more
+        taken.bytes = taken.bytes + more
       end
       local extra = ''
       if not entry then
@@ -197,27 +202,79 @@ local function claim_from(line, ask, out)
       end
       event(E.STARTED, id)
       claimed = claimed + 1
-      local n = claimed * 2
+      taken.count = taken.count + 1
+      local n = taken.count * 2
       runs[n - 1], runs[n] = id, entry
       active[n - 1], active[n] = score, members[i]
       out[n_out + 1], out[n_out + 2], out[n_out + 3] = id, blob, extra
       n_out = n_out + 3
     end
     looked_at = i
-    if is_solo and claimed > 0 then
-      break
-    end
   end
-  call('ZREMRANGEBYRANK', line, 0, looked_at - 1)
-  if claimed > 0 then
-    note_term(number(ask.term))
-    many('HSET', K.RUN, runs, 2)
-    -- Last first: Redis keeps a small sorted set as a list, and finds the place of each at once if it is the front.
-    local backwards, n = {}, claimed * 2
-    for k = 1, n, 2 do
-      backwards[k], backwards[k + 1] = active[n - k], active[n - k + 1]
+  return looked_at, claimed, false
+end
+
+-- Writes the jobs that were claimed as Active.
+local function write_claims(ask)
+  if taken.count == 0 then
+    return
+  end
+  note_term(number(ask.term))
+  many('HSET', K.RUN, taken.runs, 2)
+  -- Last first: Redis keeps a small sorted set as a list, and finds the place of each at once if it is the front.
+  local backwards, n = {}, taken.count * 2
+  for k = 1, n, 2 do
+    backwards[k], backwards[k + 1] = taken.active[n - k], taken.active[n - k + 1]
+  end
+  many('ZADD', K.ACTIVE_SET, backwards, 2)
+end
+
+parts_to_open[#parts_to_open + 1] = function()
+  -- Claims the first job of the solo line that may run here, passing over those that a limit holds back. Answers when one of
+  -- these may start, as far as can be told.
+  function job.claim_solo(ask, out)
+    local members, opens = call('ZRANGE', K.SOLO_LINE, 0, ask.max_items - 1), nil
+    for i = 1, #members do
+      local may, at, name = true, nil, nil
+      if is_laned() then
+        local parts = job.parts_of(call('HGET', K.SPEC, sub(members[i], 8)) or '')
+        name = parts and parts.lane or ''
+        may, at = lanes.may_start(name)
+      end
+      if may then
+        local _, claimed = claim_from({ members[i] }, ask, out, 1)
+        call('ZREM', K.SOLO_LINE, members[i])
+        if claimed > 0 then
+          if name then
+            lanes.note_start(name)
+          end
+          return opens
+        end
+      else
+        opens = math.min(opens or at or EXACT_MAX, at or EXACT_MAX)
+      end
     end
-    many('ZADD', K.ACTIVE_SET, backwards, 2)
+    return opens and opens < EXACT_MAX and opens
+  end
+
+  -- Serves the lanes.
+  function job.serve_lanes(ask, out)
+    lanes.serve(ask, function(line, max, room)
+      local from = line * 256
+      local members = call('ZRANGEBYSCORE', K.LINE, from, from + 255, 'LIMIT', 0, max)
+      local looked_at, claimed, is_full = claim_from(members, ask, out, room)
+      if looked_at > 0 then
+        local gone = members
+        if looked_at < #members then
+          gone = {}
+          for i = 1, looked_at do
+            gone[i] = members[i]
+          end
+        end
+        many('ZREM', K.LINE, gone, 1)
+      end
+      return looked_at, claimed, is_full
+    end)
   end
 end
 
@@ -235,20 +292,41 @@ local function claim(ask, out)
   if before.delayed > 0 or moved then
     job.promote_due(PROMOTE_ITEMS_MAX)
   end
-  if ask.alone then
-    claim_from(K.SOLO_LINE, ask, out)
+  taken.first_out = #out
+  local laned = is_laned()
+  if laned then
+    lanes.bring_back()
   end
-  local is_solo = #out > 3
-  if not is_solo then
-    claim_from(K.LINE, ask, out)
+  local look_at = ask.alone and (before.solo > 0 or moved) and job.claim_solo(ask, out) or nil
+  local is_solo = taken.count > 0
+  if laned and not is_solo then
+    job.serve_lanes(ask, out)
+  elseif not is_solo then
+    local members = call('ZRANGE', K.LINE, 0, ask.max_items - 1)
+    local looked_at = claim_from(members, ask, out, ask.max_items)
+    if looked_at > 0 then
+      call('ZREMRANGEBYRANK', K.LINE, 0, looked_at - 1)
+    end
   end
-  local look, more = LOOK_NONE, call('ZCARD', K.LINE) > 0
+  write_claims(ask)
+  local more, lanes_at
+  if laned then
+    more, lanes_at = lanes.look_ahead()
+    look_at = math.min(look_at or EXACT_MAX, lanes_at or EXACT_MAX)
+    look_at = look_at < EXACT_MAX and look_at or nil
+  else
+    more = call('ZCARD', K.LINE) > 0
+  end
   if before.delayed > 0 or moved then
     local at = tonumber(call('ZRANGE', K.DELAYED_SET, 0, 0, 'WITHSCORES')[2])
     if at then
-      look = at >= EXACT_MAX and MAX8 or pack('>i8', math.max(at - now, 0))
+      look_at = math.min(look_at or at, at)
       more = more or at <= now
     end
+  end
+  local look = LOOK_NONE
+  if look_at then
+    look = look_at >= EXACT_MAX and MAX8 or pack('>i8', math.max(look_at - now, 0))
   end
   if not more and (before.shelved > 0 or moved) then
     for i = 1, #ask.kind_list do

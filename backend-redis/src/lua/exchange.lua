@@ -8,6 +8,7 @@
 --   '\0' and the state (1 byte) and the answers of its follow-ups ('\0', '\1' and an id, '\2' and the number in the
 --   outbox), or '\1' already done, '\2' lease lost, '\3' gone; the claim's answer but for the jobs (see claim.lua), or '';
 --   then per job its id, its spec, and '' or, if it has run before, its entry (74 bytes) and its checkpoint.
+--   Or, with nothing done: 'W', storage time (8 bytes) and the calendars whose windows are to be stored first, as JSON.
 -- Errors: FERROQ_SCHEMA, FERROQ_INVALID.
 -- Work: proportional to settlements + max_items, plus up to 1,000 promotions and twice as many prunings as settlements; about
 --   5 microseconds each; and where a gap was longer than half the shortest lease, all Active jobs, about 2 microseconds each.
@@ -52,6 +53,9 @@ if not exists then
   settled[1] = string.rep(A_GONE, n)
   rest = asks and '\0\0\0' .. LOOK_NONE or ''
 else
+  if asks and meta.calendars and meta.calendars ~= '' and meta.calendars ~= '[]' and not lanes.are_windows_known() then
+    return 'W' .. now8 .. meta.calendars
+  end
   attend()
   local ids = {}
   for i = 1, n do

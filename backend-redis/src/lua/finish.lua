@@ -70,6 +70,11 @@ local function finish()
   if #ev_parts > 0 then
     call('XADD', K.EVENTS, 'MAXLEN', '~', meta.events_kept, '0-*', 'e', now8 .. concat(ev_parts))
   end
+  if is_laned() then
+    lanes.close()
+    call('HSET', K.META, 'turns', string.format('%.0f', meta.turns), 'lane_last', string.format('%.0f', meta.lane_last),
+      'reopen_to', string.format('%.0f', meta.reopen_to))
+  end
   call('HSET', K.META, 'layout', LAYOUT, 'last', string.format('%.0f', now), 'attended', string.format('%.0f', meta.attended),
     'term_min', string.format('%.0f', meta.term_min), 'seq', string.format('%.0f', meta.seq))
   if created then

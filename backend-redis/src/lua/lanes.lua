@@ -13,30 +13,66 @@ local STANDS = { RING = 0, HELD = 1, PARKED = 2, CLOSED = 3 }
 local CREDIT_FULL = 4294967295
 local LANES_SET_ASIDE_MAX, LANES_BACK_MAX = 100, 1000
 
-local lanes = setmetatable({}, { __index = open_parts })
-
--- Whether anything is kept about lanes.
-local function is_laned()
-  return before.lanes > 0 or meta.rules or lanes_met
-end
+-- Jobs that come to stand in line and are not written yet.
+local put_line = {}
 
 parts_to_open[#parts_to_open + 1] = function()
-  local known, count, usage = {}, before.lanes, {}
+  local known, count, usage, rate = {}, before.lanes, {}, make_rate()
+  local MAX_AT = EXACT_MAX
+
+  -- Settings are kept as the client's JSON. A value that is not there may be left out, or null.
+  local function given(value)
+    if value ~= cjson.null then
+      return value
+    end
+  end
+
+  local function rate_from(said)
+    if not said then
+      return said
+    end
+    local window, calendar = given(said.per.sliding), given(said.per.calendar)
+    return { limit = said.limit, window = window, calendar = calendar and calendar.unit .. ' ' .. calendar.zone }
+  end
+
+  local function limits_of(said)
+    said = given(said) or {}
+    return { concurrency = given(said.concurrency), rate = rate_from(given(said.rate)) }
+  end
+
+  -- What a policy says: nothing, false for no limit, or the limit.
+  local function say(said)
+    if said == 'unlimited' then
+      return false
+    end
+    return type(said) == 'table' and said.limit or nil
+  end
+
+  local function policy_from(said)
+    return { weight = given(said.weight), concurrency = say(said.concurrency), rate = rate_from(say(said.rate)),
+      paused = said.paused }
+  end
 
   -- What the rules say, once they are needed.
   local rules
   local function rules_now()
     if not rules then
-      rules = meta.rules and cjson.decode(meta.rules) or { quantum = 8, limits = {}, every = {}, classes = {} }
+      local said = meta.rules and cjson.decode(meta.rules)
+      rules = said and { quantum = said.lanes.quantum, limits = limits_of(said.limits), every = policy_from(said.lanes.every),
+        classes = {} } or { quantum = 8, limits = {}, every = {}, classes = {} }
+      for class, policy in pairs(said and said.lanes.classes or {}) do
+        local total = limits_of(policy.total)
+        rules.classes[class] = { each = policy_from(policy.each), total = (total.concurrency or total.rate) and total }
+      end
     end
     return rules
   end
 
   local policies = {}
   local function policy_of(name)
-    if meta.has_policies and policies[name] == nil then
+    if before.policies > 0 and policies[name] == nil then
       local json = call('HGET', K.POLICIES, name)
-      policies[name] = json and cjson.decode(json) or false
+      policies[name] = json and policy_from(cjson.decode(json)) or false
     end
     return policies[name]
   end
@@ -114,6 +150,7 @@ parts_to_open[#parts_to_open + 1] = function()
     if is_laned() then
       return
     end
+    look_at_lane_keys()
     lanes_met = true
     if lanes.default_waits() then
       join('')
@@ -175,7 +212,7 @@ parts_to_open[#parts_to_open + 1] = function()
         forget(name, l)
       end
     end
-    if count == 1 and not meta.rules and not meta.has_policies then
+    if count == 1 and not meta.rules and before.policies == 0 then
       local l = entry_of('')
       if l then
         forget('', l)
@@ -267,9 +304,11 @@ parts_to_open[#parts_to_open + 1] = function()
     return tonumber(call('HGET', K.USAGE, field) or '0')
   end
 
-  local started = 0
+  -- Jobs that this claim made Active are written when it is over.
+  local started, active_before = 0, nil
   local function active_now()
-    return before.active_now() + started
+    active_before = active_before or call('ZCARD', K.ACTIVE_SET)
+    return active_before + started
   end
 
   local function room_of_queue()
@@ -460,6 +499,56 @@ parts_to_open[#parts_to_open + 1] = function()
       at = math.min(at, class_opens or MAX_AT)
     end)
     return to_serve and free > 0, at < MAX_AT and at or nil
+  end
+
+  -- From now on it is known how many jobs of each lane are Active.
+  function lanes.count_active()
+    if meta.counted then
+      return
+    end
+    meta.counted = true
+    call('HSET', K.META, 'counted', '1')
+    local members = call('ZRANGE', K.ACTIVE_SET, 0, -1)
+    for i = 1, #members do
+      local parts = job.parts_of(call('HGET', K.SPEC, sub(members[i], 8)) or '')
+      local name = parts and parts.lane or ''
+      if name ~= '' then
+        call('HINCRBY', K.USAGE, 'a' .. name, 1)
+        call('HINCRBY', K.USAGE, 'n', 1)
+        local class = class_of(name)
+        if class then
+          call('HINCRBY', K.USAGE, 'A' .. class, 1)
+        end
+      end
+    end
+  end
+
+  -- Whether the windows that the client computed hold the present, for every calendar that is named.
+  function lanes.are_windows_known()
+    local named = cjson.decode(meta.calendars)
+    windows = windows or (meta.windows and cjson.decode(meta.windows) or {})
+    for i = 1, #named do
+      local list = windows[named[i]]
+      if not list or now < list[1] or now >= list[#list] then
+        return false
+      end
+    end
+    return true
+  end
+
+  -- Stores a lane's own policy, as the client's JSON, or '' to remove it.
+  function lanes.set_policy(name, policy)
+    local was = call('HGET', K.POLICIES, name) or ''
+    if policy ~= '' then
+      meet()
+      call('HSET', K.POLICIES, name, policy)
+    else
+      call('HDEL', K.POLICIES, name)
+    end
+    before.policies = call('HLEN', K.POLICIES)
+    if was ~= policy then
+      lanes.reopen_lane(name)
+    end
   end
 
   -- Throws away starts of lanes that no longer count.

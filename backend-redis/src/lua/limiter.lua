@@ -1,7 +1,7 @@
 -- A question to a limiter, as `acquire` and `peek` ask it: KEYS[1] holds from when on it is as if it had never been (8 bytes),
 -- and the state; KEYS[2] the answers that a session may ask for again, each as the call's number (8 bytes) and what
 -- remained (4 bytes).
-local limiter = {}
+local limiter, rate = {}, make_rate()
 
 -- The limiter's state at its own time. Answers an error to return, or nil.
 function limiter.read(given)

@@ -1,6 +1,6 @@
 -- Enqueue: new jobs get their key, their seq and their place, or learn whose place they would have taken. Plain ones
 -- (at once, in line, with no key) are collected and written together.
-local put_specs, put_line, put_seen = {}, {}, {}
+local put_specs, put_seen = {}, {}
 local put_times = nil
 
 local function flush_puts()
@@ -17,6 +17,18 @@ local function is_plain(traits)
     return true
   end
   return not (has(traits, T.DEDUP) or has(traits, T.EXPIRES) or has(traits, T.PLACE) or has(traits, T.BUDGETS))
+end
+
+-- The lane of a plain job: before it comes nothing but what is to be kept.
+local function plain_lane(tail, traits)
+  if not has(traits, T.LANE) then
+    return ''
+  end
+  local at = 8 + byte(tail, 3)
+  if has(traits, T.KEEP) then
+    at = at + 27
+  end
+  return sub(tail, at + 1, at + byte(tail, at))
 end
 
 parts_to_open[#parts_to_open + 1] = function()
@@ -47,7 +59,7 @@ parts_to_open[#parts_to_open + 1] = function()
     end
     job.wait(j)
     if j.slot == LANE then
-      call('ZADD', K.LINE, j.priority, j.member)
+      call('ZADD', K.LINE, lanes.score(job.lane(j), j.priority), j.member)
     else
       job.stand(j)
     end
@@ -70,7 +82,8 @@ local function put(id, tail, is_there)
     local n = #put_specs
     put_specs[n + 1] = id
     put_specs[n + 2] = seq .. put_times .. tail
-    put_line[n + 1] = byte(tail, 1)
+    local name = traits == 0 and '' or plain_lane(tail, traits)
+    put_line[n + 1] = (name ~= '' or is_laned()) and lanes.score(name, byte(tail, 1)) or byte(tail, 1)
     put_line[n + 2] = seq .. id
     event(E.ENQUEUED, id)
     return '\0'

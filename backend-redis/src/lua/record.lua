@@ -13,13 +13,23 @@ local FLAG_CANCEL, FLAG_WAITED_ON = 1, 2
 local HEAD_MIN = 34
 
 local parts_to_open = {}
-local job = setmetatable({}, { __index = function(acts, name)
+local open_parts = { __index = function(acts, name)
   setmetatable(acts, nil)
-  for i = 1, #parts_to_open do
-    parts_to_open[i]()
+  local parts = parts_to_open
+  parts_to_open = {}
+  for i = 1, #parts do
+    parts[i]()
   end
   return acts[name]
-end })
+end }
+local job, lanes = setmetatable({}, open_parts), setmetatable({}, open_parts)
+-- Whether this turn met a lane with a name, in a queue that had none.
+local lanes_met = false
+
+-- Whether anything is kept about lanes.
+local function is_laned()
+  return lanes_met or before.lanes > 0 or meta.rules or before.policies > 0
+end
 
 parts_to_open[1] = function()
   -- The parts of a spec that its traits name; nil if not even the key can be read.
@@ -110,11 +120,16 @@ parts_to_open[1] = function()
     return next
   end
 
-  -- The set that a job stands in, and its score there.
-  function job.line(j)
+  -- The lane that a job is in; '' for the default one.
+  function job.lane(j)
+    return has(j.traits, T.LANE) and job.parts(j).lane or ''
+  end
+
+  -- The set that a job stands in, and, if it `stands` there from now on, its score.
+  function job.line(j, stands)
     if j.state == WAITING then
       if j.slot == LANE then
-        return K.LINE, j.priority
+        return K.LINE, stands and lanes.score(job.lane(j), j.priority)
       elseif j.slot == SOLO then
         return K.SOLO_LINE, j.priority
       end
@@ -186,6 +201,9 @@ parts_to_open[1] = function()
   function job.leave(j)
     local line = job.line(j)
     if call('ZREM', line, j.member) == 1 then
+      if line == K.LINE and is_laned() then
+        lanes.left(job.lane(j))
+      end
       return
     end
     local other = sub(j.blob, 1, 7)
@@ -202,7 +220,7 @@ parts_to_open[1] = function()
   -- Puts a job in the line where it belongs now, and writes its entry.
   function job.stand(j)
     moved = true
-    local line, score = job.line(j)
+    local line, score = job.line(j, true)
     call('ZADD', line, score, j.member)
     call('HSET', K.RUN, j.id, job.entry(j))
   end

@@ -17,10 +17,10 @@ if refused then
 end
 local restores = call('HGET', K.META, 'restores') or '0'
 local looked_up_to = ARGV[3] == restores and tonumber(ARGV[2]) or -1
-local keys = tonumber(ARGV[14])
+local keys = tonumber(ARGV[18])
 local met, seqs, fresh, to_look_for = {}, {}, {}, {}
 local existing, highest, must_look = 0, meta.seq, false
-for at = 15 + keys * 2, #ARGV, 8 do
+for at = 19 + keys * 2, #ARGV, 8 do
   local id, seq = ARGV[at], sub(ARGV[at + 1], 1, 7)
   if met[id] or call('HEXISTS', K.SPEC, id) == 1 then
     existing = existing + 1
@@ -47,7 +47,7 @@ if ARGV[5] ~= '' then
   store_config(4)
   hint_control = true
 end
-for at = 15, 13 + keys * 2, 2 do
+for at = 19, 17 + keys * 2, 2 do
   local key, hold = ARGV[at], ARGV[at + 1]
   if call('HSETNX', K.DEDUP, key, hold) == 1 and sub(hold, 17, 24) ~= NONE8 then
     call('ZADD', K.HOLDS, number(sub(hold, 17, 24)), key)
@@ -68,7 +68,7 @@ for i = 1, #fresh do
       notes[#notes + 1], notes[#notes + 2] = id .. letters[k], ARGV[at + 2 + k]
     end
   end
-  local line, score = job.line(j)
+  local line, score = job.line(j, true)
   lines[line] = lines[line] or {}
   local members = lines[line]
   members[#members + 1], members[#members + 2] = score, j.member

@@ -34,7 +34,7 @@ parts_to_open[#parts_to_open + 1] = function()
   end
 
   -- Applies an outcome to an Active job; the state that it leads to.
-  function job.apply_outcome(j, settlement)
+  local function end_run(j, settlement)
     local outcome = byte(settlement, 25)
     local parts = job.parts(j)
     job.leave(j)
@@ -65,6 +65,14 @@ parts_to_open[#parts_to_open + 1] = function()
     return settle_back(j, nil, E.RELEASED)
   end
 
+  function job.apply_outcome(j, settlement)
+    local state = end_run(j, settlement)
+    if is_laned() then
+      lanes.released(job.lane(j))
+    end
+    return state
+  end
+
   -- What becomes of a job whose lease ran out.
   function job.apply_crash(j)
     job.leave(j)
@@ -79,6 +87,20 @@ parts_to_open[#parts_to_open + 1] = function()
     else
       settle_back(j, nil, nil)
     end
+    if is_laned() then
+      lanes.released(job.lane(j))
+    end
+  end
+
+  -- The lanes of those that are done.
+  function job.lanes_of_done()
+    local names = {}
+    for i = 1, done_count do
+      local id = sub(done_members[i], 8)
+      local parts = job.parts_of(call('HGET', K.SPEC, id) or '')
+      names[i] = parts and parts.lane or ''
+    end
+    return names
   end
 
   -- Some of them do not stand where their entries say, so a seq is damaged; the spec has it too.
@@ -101,6 +123,8 @@ local function flush_done()
   if many('ZREM', K.ACTIVE_SET, done_members, 1) < done_count then
     job.find_done()
   end
+  -- Before their specs go, which say what lanes they were in.
+  local in_lanes = is_laned() and job.lanes_of_done()
   if is_done_kept then
     many('HSET', K.RUN, done_runs, 2)
     many('ZADD', K.COMPLETED_SET, done_scores, 2)
@@ -110,6 +134,9 @@ local function flush_done()
     many('HDEL', K.RUN, done_ids, 1)
   end
   done_ids, done_members, done_runs, done_scores, done_count = {}, {}, {}, {}, 0
+  for i = 1, in_lanes and #in_lanes or 0 do
+    lanes.released(in_lanes[i])
+  end
 end
 
 -- How plain completed jobs end at this turn: kept until an instant, or removed.

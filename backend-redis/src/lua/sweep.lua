@@ -46,6 +46,9 @@ for state = COMPLETED, CANCELLED do
   room = room - #old
   pruned = pruned + #old
 end
+if is_laned() and room > 0 then
+  lanes.fade(tonumber(ARGV[2]))
+end
 local next
 for state = DELAYED, CANCELLED do
   local first = state ~= BLOCKED and call('ZRANGE', SETS[state], 0, 0, 'WITHSCORES') or {}

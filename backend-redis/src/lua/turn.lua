@@ -39,7 +39,8 @@ local function queue_event(kind)
 end
 
 local META_FIELDS = { 'layout', 'last', 'attended', 'term_min', 'seq', 'paused', 'keep_completed_age', 'keep_completed',
-  'keep_failed_age', 'keep_failed', 'keep_cancelled_age', 'keep_cancelled', 'events_kept', 'dead_letter' }
+  'keep_failed_age', 'keep_failed', 'keep_cancelled_age', 'keep_cancelled', 'events_kept', 'dead_letter',
+  'rules', 'turns', 'lane_last', 'reopen_to', 'counted', 'windows', 'calendars' }
 
 local function clock_of(given)
   if given ~= '' then
@@ -68,6 +69,10 @@ local function look(given)
     [CANCELLED] = { age = m[11] or '86400000000', count = tonumber(m[12] or 10000) },
   }
   meta.events_kept = m[13] or '10000'
+  -- What is said of lanes and limits, as JSON; nothing is said as long as all of it is as it was at first.
+  meta.rules = m[15] and m[15] ~= '' and m[15]
+  meta.turns, meta.lane_last, meta.reopen_to = tonumber(m[16]) or 0, tonumber(m[17]) or 0, tonumber(m[18]) or 0
+  meta.counted, meta.windows, meta.calendars = m[19] == '1', m[20], m[21]
   meta.dead_letter = m[14] and m[14] ~= '' and m[14]
   local clock = clock_of(given)
   now = clock
@@ -76,6 +81,16 @@ local function look(given)
   end
   now8 = pack('>i8', now)
   return nil
+end
+
+-- The same for the keys that only queues with lanes have.
+local function look_at_lane_keys()
+  call('ZCARD', K.RING)
+  call('ZCARD', K.ASIDE)
+  call('ZCARD', K.HELD)
+  call('ZCARD', K.PARKED)
+  call('HLEN', K.USAGE)
+  call('ZCARD', K.FADES)
 end
 
 -- Looks at every key that a script may write, so that a foreign one fails the call here.
@@ -99,6 +114,11 @@ local function look_at_keys()
   before.tokens = call('LLEN', K.WAKE)
   before.outbox = call('ZCARD', K.OUTBOX)
   call('HLEN', K.LEDGER)
+  before.lanes = call('HLEN', K.LANES)
+  before.policies = call('HLEN', K.POLICIES)
+  if before.lanes > 0 or meta.rules or before.policies > 0 then
+    look_at_lane_keys()
+  end
   call('ZCARD', K.ANSWERS)
 end
 
