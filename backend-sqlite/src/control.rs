@@ -1,14 +1,17 @@
 //! The operator's acts, on jobs one by one or by filter, and on queues as a whole, as work on a unit.
 
 use ferroq_core::event::EventKind;
-use ferroq_core::job::{JobId, JobState, QueueName, Slot};
+use ferroq_core::job::{JobId, JobState, LaneKey, QueueName, Slot};
 use ferroq_core::policy::dedup::{DedupMode, Exit, Holder};
 use ferroq_core::policy::enqueue::{expiry, line, place};
+use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
     Act, ActAnswer, ActReport, ActRequest, ObliterateAnswer, QueueConfig, Selection, StorageError,
 };
 
+use crate::aside::{POLICIES, read_lanes};
 use crate::error::invalid;
+use crate::lanes::{OWN, Standing};
 use crate::row::{Row, key_range};
 use crate::script::Value;
 use crate::unit::Unit;
@@ -183,11 +186,70 @@ impl Unit<'_> {
         if config.paused != queue.config.paused {
             queue.queue_event(if config.paused { EventKind::Paused } else { EventKind::Resumed });
         }
+        if config.lanes != queue.config.lanes {
+            queue.lanes.reopen();
+        }
         queue.config = config;
         queue.config_changed = true;
         queue.dirty = true;
         queue.hint_control = true;
         Ok(())
+    }
+
+    /// Stores one lane's own policy, or removes it.
+    pub(crate) async fn configure_lane(
+        &mut self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        policy: Option<LanePolicy>,
+    ) -> Result<(), StorageError> {
+        let at = self.queue_or_new(queue).await?;
+        self.queues[at].dirty = true;
+        self.queues[at].hint_control = true;
+        self.load_lanes(at, std::slice::from_ref(lane)).await?;
+        self.resolve_lanes().await?;
+        let queue = &mut self.queues[at];
+        let known = queue.lanes.known_number(lane);
+        let before = known.and_then(|number| queue.lanes.lane(number)).and_then(|lane| lane.policy.clone());
+        if before == policy {
+            return Ok(());
+        }
+        let number = match known {
+            Some(number) => number,
+            None => queue.lanes.number(lane),
+        };
+        if !lane.is_default() {
+            queue.lanes.policies += i64::from(policy.is_some()) - i64::from(before.is_some());
+        }
+        queue.lanes.lane_mut(number).policy = policy;
+        queue.lanes.changed = true;
+        let in_line = queue.in_line();
+        let standing = queue.lanes.lane(number).map(|lane| lane.standing);
+        if queue.lanes.waiting(number, in_line) > 0 && standing != Some(Standing::Ring) {
+            queue.lanes.rejoin(number);
+        }
+        Ok(())
+    }
+
+    /// Lanes' own policies.
+    pub(crate) async fn lane_policies(
+        &mut self,
+        queue: &QueueName,
+        after: Option<&LaneKey>,
+        max_items: usize,
+    ) -> Result<Vec<(LaneKey, LanePolicy)>, StorageError> {
+        let Some(at) = self.queue(queue).await? else { return Ok(Vec::new()) };
+        let mut policies = Vec::new();
+        if after.is_none() {
+            let own = self.queues[at].lanes.lane(OWN).and_then(|own| own.policy.clone());
+            policies.extend(own.map(|policy| (LaneKey::DEFAULT, policy)));
+        }
+        let left = i64::try_from(max_items - policies.len()).unwrap_or(i64::MAX);
+        let after = after.and_then(LaneKey::name).unwrap_or_default();
+        let [rows] = self.ask([(POLICIES, vec![self.queues[at].number.into(), after.into(), left.into()])]).await?;
+        let lanes = read_lanes(&rows)?.into_iter();
+        policies.extend(lanes.filter_map(|(_, lane)| Some((lane.key, lane.policy?))));
+        Ok(policies)
     }
 
     /// Pauses or resumes, and says whether that changed anything.
@@ -238,6 +300,7 @@ impl Unit<'_> {
         self.script.add("DELETE FROM ferroq_jobs WHERE key BETWEEN ? AND ?", [low.into(), high.into()]);
         self.script.add(FREE_KEYS, [Value::Int(number)]);
         self.script.add(FORGET_EVENTS, [low.into(), high.into()]);
+        self.script.add(crate::aside::DROP_ALL, [low.into(), high.into()]);
         self.script.add(FORGET_QUEUE, [Value::Int(number)]);
         self.queues[at].removed = true;
         Ok(ObliterateAnswer::Done)

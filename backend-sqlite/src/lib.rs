@@ -4,6 +4,7 @@
 //! as it can.
 
 mod app_tx;
+mod aside;
 mod common;
 mod control;
 mod error;
@@ -11,6 +12,7 @@ mod events;
 mod in_app;
 mod inspect;
 mod jobs;
+mod lanes;
 mod letters;
 mod limits;
 mod memory;

@@ -115,6 +115,9 @@ pub(crate) fn foresee(unit: &Unit<'_>, calls: &[Call], answers: &[Answer]) -> Op
     let items = claim.max_items;
     let claimed = answer.claimed.as_ref().is_some_and(|claimed| !claimed.claims.is_empty());
     let queue = unit.queues.first().filter(|queue| queue.name == request.queue)?;
+    if !queue.lanes.is_plain(&queue.config) {
+        return None;
+    }
     let empty = queue.in_line() <= 0 && queue.count(JobState::Delayed) <= 0;
     if !claimed || empty || items > AHEAD_ITEMS_MAX {
         return None;

@@ -6,32 +6,34 @@ use std::time::Duration;
 use ferroq_core::Timestamp;
 use ferroq_core::clock::{TimeStep, advance, micros};
 use ferroq_core::event::{EventBatch, EventKind};
-use ferroq_core::job::{JobId, JobState, QueueName, Slot};
+use ferroq_core::job::{JobId, JobState, LaneKey, QueueName, Slot};
 use ferroq_core::storage::{QueueConfig, QueueCounts, StorageError};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use crate::error::unexpected;
+use crate::lanes::Lanes;
 use crate::memory::Oldest;
 use crate::names::Names;
-use crate::row::Row;
+use crate::row::{Row, slot_of};
 use crate::script::{Script, Value};
 
 /// Reads a queue's row by its name, by the unique index on it.
 pub(crate) const READ: &str = "SELECT concat_ws(',',number,counter,last,attended_at,term_min,waiting,delayed,blocked,\
-    active,completed,failed,cancelled,shelved,solo,event_first,event_last,work,control,stamp),config \
+    active,completed,failed,cancelled,shelved,solo,event_first,event_last,work,control,stamp),config,lanes \
     FROM ferroq_queues WHERE name=?";
 
 /// The same, and when its next Delayed job is due, by `ferroq_jobs_by_place`; the argument before the name is the part of
 /// a place that says Delayed.
 pub(crate) const PROBE: &str = "SELECT concat_ws(',',number,counter,last,attended_at,term_min,waiting,delayed,blocked,\
-    active,completed,failed,cancelled,shelved,solo,event_first,event_last,work,control,stamp),config,\
+    active,completed,failed,cancelled,shelved,solo,event_first,event_last,work,control,stamp),config,lanes,\
     (SELECT rank FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=(number<<40)|? ORDER BY rank LIMIT 1) \
     FROM ferroq_queues WHERE name=?";
 
 /// A queue's number by its name, by the unique index on it.
 pub(crate) const NUMBER: &str = "SELECT number FROM ferroq_queues WHERE name=?";
 
+const WRITE_LANES: &str = "UPDATE ferroq_queues SET lanes=? WHERE number=?";
 const WRITE_CONFIG: &str = "UPDATE ferroq_queues SET config=? WHERE number=?";
 const WRITE: &str = "UPDATE ferroq_queues SET counter=?,last=?,attended_at=?,term_min=?,waiting=?,delayed=?,\
     blocked=?,active=?,completed=?,failed=?,cancelled=?,shelved=?,solo=?,event_first=?,event_last=?,work=?,control=?,\
@@ -88,6 +90,8 @@ pub(crate) struct Queue {
     pub(crate) completed_rank: i64,
     /// Whether the row was recalled instead of read, and is guarded.
     pub(crate) recalled: bool,
+    /// Its lanes.
+    pub(crate) lanes: Lanes,
 }
 
 impl Queue {
@@ -122,6 +126,7 @@ impl Queue {
             oldest: Vec::new(),
             completed_rank: i64::MAX,
             recalled: false,
+            lanes: Lanes::default(),
         }
     }
 
@@ -139,6 +144,7 @@ impl Queue {
             completed_rank: i64::MAX,
             recalled: true,
             found_stamp: Some(self.stamp),
+            lanes: self.lanes.committed(),
             ..self
         }
     }
@@ -169,6 +175,9 @@ impl Queue {
         queue.control = next()?;
         queue.stamp = next()?;
         queue.found_stamp = Some(queue.stamp);
+        if let Some(lanes) = row.try_get_unchecked::<Option<&str>, _>(2).map_err(|_| unexpected("a queue's row"))? {
+            queue.lanes = Lanes::read(lanes).map_err(|_| unexpected("a queue's lanes"))?;
+        }
         queue.now = queue.last;
         Ok(queue)
     }
@@ -186,7 +195,8 @@ impl Queue {
 
     /// Lets the clock reading in, as every writing call begins.
     pub(crate) fn advance(&mut self, clock: Timestamp, script: &mut Script) {
-        let (now, step) = advance(Some(self.last), clock);
+        let before = self.last;
+        let (now, step) = advance(Some(before), clock);
         self.now = now;
         self.dirty |= now != self.last;
         self.last = now;
@@ -197,6 +207,8 @@ impl Queue {
                 script.add(REANCHOR, [now.into(), now.into(), self.place(JobState::Active).into()]);
             }
             self.attended_at = now;
+            self.lanes.reopen();
+            self.lanes.stepped_back_from = Some(before);
             self.events.queue(EventKind::ClockSteppedBack);
             self.dirty = true;
         }
@@ -245,6 +257,12 @@ impl Queue {
     /// Counts a job in where it stands.
     pub(crate) fn enter(&mut self, row: &Row) {
         self.shift(row.state(), row.slot(), 1);
+        if row.is_in_lane() {
+            let in_line = self.in_line();
+            self.lanes.stand(row.lane(), row.key, in_line);
+        } else if row.state() == JobState::Active {
+            self.lanes.start(row.lane());
+        }
         if matches!(row.state(), JobState::Waiting | JobState::Delayed) {
             self.hint_work = true;
         }
@@ -253,6 +271,17 @@ impl Queue {
     /// Counts a job out from where it stands.
     pub(crate) fn leave(&mut self, row: &Row) {
         self.shift(row.state(), row.slot(), -1);
+        if row.is_in_lane() {
+            self.lanes.leave(slot_of(row.place).1, row.key);
+        } else if row.state() == JobState::Active {
+            self.lanes.stop(row.lane());
+        }
+    }
+
+    /// A run of a job of this lane is over: there may be room for another.
+    pub(crate) fn release(&mut self, lane: LaneKey) {
+        self.hint_work |= self.lanes.has_rules(&self.config);
+        self.lanes.release(lane);
     }
 
     /// Counts without a hint.
@@ -298,7 +327,7 @@ impl Queue {
 
     /// Adds the writes that end the transaction for this queue.
     pub(crate) fn write(&mut self, stamp: i64, script: &mut Script) {
-        if self.removed || !self.dirty {
+        if self.removed || !(self.dirty || self.lanes.changed) {
             return;
         }
         if !self.events.is_empty() {
@@ -324,6 +353,9 @@ impl Queue {
         if std::mem::take(&mut self.config_changed) {
             let config = serde_json::to_string(&self.config).unwrap_or_default();
             script.add(WRITE_CONFIG, [config.into(), self.number.into()]);
+        }
+        if std::mem::take(&mut self.lanes.changed) {
+            script.add(WRITE_LANES, [self.lanes.write().map_or(Value::Null, Value::Text), self.number.into()]);
         }
         let mut values: Vec<Value> = vec![
             self.counter.into(),

@@ -162,11 +162,12 @@ impl Row {
 
     /// Puts the job where it belongs.
     pub(crate) fn stand(&mut self, state: JobState, slot: Slot, rank: i64) {
-        self.place = place(self.queue(), state, slot, self.kind);
+        let line = if slot == Slot::Shelf { self.kind } else { 0 };
+        self.place = place(self.queue(), state, slot, line);
         self.rank = rank;
     }
 
-    /// Puts the job in line.
+    /// Puts the job in line; of a lane that has a name, the unit fills in its number when it writes.
     pub(crate) fn wait(&mut self, slot: Slot) {
         self.stand(JobState::Waiting, slot, self.priority);
     }
@@ -197,6 +198,24 @@ impl Row {
             None => Ok(None),
             Some(bytes) => serde_json::from_slice(bytes).map(Some).map_err(|_| Unreadable("its options")),
         }
+    }
+
+    /// Whether the job's lane has a name: what is rare about a spec begins with it.
+    pub(crate) fn has_lane(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.starts_with(b"{\"lane\":"))
+    }
+
+    /// The job's lane; the default one where it can't be read.
+    pub(crate) fn lane(&self) -> LaneKey {
+        if !self.has_lane() {
+            return LaneKey::DEFAULT;
+        }
+        self.extra().ok().flatten().map_or(LaneKey::DEFAULT, |extra| extra.lane)
+    }
+
+    /// Whether the job stands in the line of a lane.
+    pub(crate) fn is_in_lane(&self) -> bool {
+        self.state() == JobState::Waiting && self.slot() == Slot::Lane
     }
 
     /// The options, or the defaults where they can't be read.

@@ -86,12 +86,13 @@ pub(crate) fn key_range(queue: i64) -> (i64, i64) {
     (key(queue, -half), key(queue, half - 1))
 }
 
-/// Where a job stands: queue, state and line in one integer, whose order is the order of the walk.
-pub(crate) fn place(queue: i64, state: JobState, slot: Slot, kind: i64) -> i64 {
+/// Where a job stands: queue, state and line in one integer, whose order is the order of the walk. The line is the number of
+/// the lane or of the shelf's kind.
+pub(crate) fn place(queue: i64, state: JobState, slot: Slot, line: i64) -> i64 {
     let line = match slot {
-        Slot::Lane => 0,
+        Slot::Lane => line,
         Slot::Solo => SOLO,
-        Slot::Shelf => SHELF + kind,
+        Slot::Shelf => SHELF + line,
     };
     (queue << KEY_BITS) | (i64::from(state.number()) << STATE_BITS_AT) | line
 }
@@ -112,12 +113,12 @@ pub(crate) fn state_of(place: i64) -> Option<JobState> {
     u8::try_from((place >> STATE_BITS_AT) & 7).ok().and_then(JobState::from_number)
 }
 
-/// The slot in a place, and the number of the shelf's kind.
+/// The slot in a place, and the number of the lane or of the shelf's kind.
 pub(crate) fn slot_of(place: i64) -> (Slot, i64) {
     match place & ((1 << STATE_BITS_AT) - 1) {
         line if line >= SHELF => (Slot::Shelf, line - SHELF),
         line if line >= SOLO => (Slot::Solo, 0),
-        _ => (Slot::Lane, 0),
+        line => (Slot::Lane, line),
     }
 }
 

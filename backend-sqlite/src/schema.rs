@@ -1,6 +1,7 @@
 //! The tables, all named `ferroq_`, and their version. There is one table of jobs and two indexes on it: by id, and by
 //! place, in which every job stands exactly where its state says; holds of dedup keys that end with time have one by that
-//! time, and so have limiters. The app's own tables are never touched, nor is any
+//! time, and so have limiters. A lane that has a name has a row while there is anything to say of it: jobs in its line or at
+//! work, starts that still count, a policy; what is to be known of lanes in any case stands in the queue's row. The app's own tables are never touched, nor is any
 //! version table but `ferroq_meta`.
 
 /// The version of the tables below.
@@ -34,7 +35,8 @@ CREATE TABLE IF NOT EXISTS ferroq_queues (
     event_last INTEGER NOT NULL DEFAULT 0,
     work INTEGER NOT NULL DEFAULT 0,
     control INTEGER NOT NULL DEFAULT 0,
-    stamp INTEGER NOT NULL DEFAULT 0
+    stamp INTEGER NOT NULL DEFAULT 0,
+    lanes TEXT
 ) STRICT;
 CREATE TABLE IF NOT EXISTS ferroq_names (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -67,6 +69,29 @@ CREATE TABLE IF NOT EXISTS ferroq_jobs (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS ferroq_jobs_by_id ON ferroq_jobs (id);
 CREATE INDEX IF NOT EXISTS ferroq_jobs_by_place ON ferroq_jobs (place, rank);
+CREATE TABLE IF NOT EXISTS ferroq_lanes (
+    key INTEGER PRIMARY KEY,
+    queue INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    class TEXT,
+    waiting INTEGER NOT NULL,
+    active INTEGER NOT NULL,
+    standing INTEGER,
+    turn INTEGER NOT NULL,
+    credit INTEGER,
+    until INTEGER,
+    parked TEXT,
+    starts TEXT,
+    starts_until INTEGER,
+    policy TEXT
+) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS ferroq_lanes_by_name ON ferroq_lanes (queue, name);
+CREATE INDEX IF NOT EXISTS ferroq_lanes_by_turn ON ferroq_lanes (queue, standing, turn) WHERE standing IS NOT NULL;
+CREATE INDEX IF NOT EXISTS ferroq_lanes_by_until ON ferroq_lanes (queue, until, turn) WHERE until IS NOT NULL;
+CREATE INDEX IF NOT EXISTS ferroq_lanes_by_class ON ferroq_lanes (queue, parked, turn) WHERE parked IS NOT NULL;
+CREATE INDEX IF NOT EXISTS ferroq_lanes_by_starts ON ferroq_lanes (queue, starts_until) WHERE starts_until IS NOT NULL;
+CREATE INDEX IF NOT EXISTS ferroq_lanes_active ON ferroq_lanes (queue, class, active) WHERE active>0;
+CREATE INDEX IF NOT EXISTS ferroq_lanes_with_policy ON ferroq_lanes (queue, name) WHERE policy IS NOT NULL;
 CREATE TABLE IF NOT EXISTS ferroq_dedup (
     queue INTEGER NOT NULL,
     key TEXT NOT NULL,

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use ferroq_core::event::EventCursor;
-use ferroq_core::job::{JobRecord, LimiterName, QueueName, Slot};
+use ferroq_core::job::{JobRecord, LaneKey, LimiterName, QueueName, Slot};
+use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::policy::rate::{Rate, limiter};
 use ferroq_core::storage::{
     AcquireAnswer, AcquireRequest, ActReport, ActRequest, Capabilities, ClaimAnswer, ClaimSpec, Control, DumpPage,
@@ -95,7 +96,7 @@ impl SqliteStorage {
             let Some(at) = unit.load(queue, &rows)? else { return Ok(Some(ClaimAnswer::default())) };
             let next: Option<i64> = rows
                 .first()
-                .and_then(|row| row.try_get_unchecked(2).transpose())
+                .and_then(|row| row.try_get_unchecked(3).transpose())
                 .transpose()
                 .map_err(|_| unexpected("a due time"))?;
             let queue = &unit.queues[at];
@@ -234,6 +235,31 @@ impl Control for SqliteStorage {
     async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError> {
         config.check(queue)?;
         self.call(Call::Configure(queue.clone(), config)).await.map(drop)
+    }
+
+    async fn configure_lane(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        policy: Option<LanePolicy>,
+    ) -> Result<(), StorageError> {
+        let problems = policy.as_ref().map_or_else(Vec::new, |policy| policy.problems("the lane"));
+        if !problems.is_empty() {
+            return Err(invalid(problems.join("; ")));
+        }
+        self.call(Call::ConfigureLane(queue.clone(), lane.clone(), policy)).await.map(drop)
+    }
+
+    async fn lane_policies(
+        &self,
+        queue: &QueueName,
+        after: Option<&LaneKey>,
+        max_items: usize,
+    ) -> Result<Vec<(LaneKey, LanePolicy)>, StorageError> {
+        if max_items == 0 {
+            return Err(invalid("a page of 0 lane policies was asked for; ask for at least 1"));
+        }
+        self.readers.look(async |unit| unit.lane_policies(queue, after, max_items).await).await
     }
 
     async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<bool, StorageError> {

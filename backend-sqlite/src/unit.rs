@@ -72,7 +72,7 @@ pub(crate) struct Unit<'c> {
     pub(crate) inserts: Vec<Row>,
     /// Jobs for other queues than the call's own, not yet enqueued.
     pub(crate) letters: Vec<Arc<JobSpec>>,
-    saves: BTreeMap<i64, Row>,
+    pub(crate) saves: BTreeMap<i64, Row>,
     removes: Vec<i64>,
     /// Jobs that completed without leaving anything, by prune time.
     completes: BTreeMap<(i64, i64), Vec<i64>>,
@@ -138,7 +138,13 @@ impl<'c> Unit<'c> {
 
     /// Sends what was collected, and asks.
     pub(crate) async fn ask<const N: usize>(&mut self, asks: [Ask; N]) -> Result<[Vec<SqliteRow>; N], StorageError> {
+        self.resolve_lanes().await?;
         self.flush();
+        self.send(asks).await
+    }
+
+    /// The same, without the rows that are to be written.
+    pub(crate) async fn send<const N: usize>(&mut self, asks: [Ask; N]) -> Result<[Vec<SqliteRow>; N], StorageError> {
         let mut script = Script::default();
         match self.begin {
             Begin::Own if !self.begun => script.add("BEGIN IMMEDIATE", []),
@@ -164,7 +170,7 @@ impl<'c> Unit<'c> {
         Ok(asked.map(|asked| if asked { answers.next().unwrap_or_default() } else { Vec::new() }))
     }
 
-    /// Turns the rows to write into statements.
+    /// Turns the rows to write into statements, once their lanes are known.
     pub(crate) fn flush(&mut self) {
         writes::insert(&mut self.script, std::mem::take(&mut self.inserts));
         if !self.removes.is_empty() {
@@ -175,6 +181,12 @@ impl<'c> Unit<'c> {
             let finished = self.queue_numbered(place).map_or(self.clock, |queue| queue.now);
             let values = [place.into(), prune.into(), finished.as_micros().into(), numbers_json(keys).into()];
             self.script.add(writes::COMPLETE, values);
+        }
+        for queue in &mut self.queues {
+            let lanes = queue.lanes.take_dirty();
+            if !lanes.is_empty() && !queue.removed {
+                crate::aside::write_lanes(&mut self.script, queue.number, lanes);
+            }
         }
     }
 
@@ -415,6 +427,7 @@ impl<'c> Unit<'c> {
     /// Writes everything that ends the work on the queues: pruning by count, events, the queues' rows.
     pub(crate) async fn finish(&mut self, stamp: i64) -> Result<(), StorageError> {
         self.end_call().await?;
+        self.resolve_lanes().await?;
         self.flush();
         for queue in &mut self.queues {
             queue.write(stamp, &mut self.script);
@@ -426,6 +439,7 @@ impl<'c> Unit<'c> {
     pub(crate) async fn end_call(&mut self) -> Result<(), StorageError> {
         for at in 0..self.queues.len() {
             self.prune_by_count(at).await?;
+            self.follow_clock(at).await?;
             self.queues[at].oldest.clear();
             self.queues[at].completed_rank = i64::MAX;
         }

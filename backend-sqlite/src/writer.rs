@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ferroq_core::job::LimiterName;
+use ferroq_core::job::{LaneKey, LimiterName};
+use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
     AcquireAnswer, AcquireRequest, ActReport, ActRequest, AnswerBook, CallAnswer, CallId, DumpPage, Effect,
     EnqueueAnswer, EnqueueRequest, ErrorCode, ExchangeAnswer, ExchangeRequest, Lease, Note, NoteAnswer,
@@ -47,6 +48,7 @@ pub(crate) enum Call {
     Watch(QueueName, JobId),
     Act(ActRequest),
     Configure(QueueName, QueueConfig),
+    ConfigureLane(QueueName, LaneKey, Option<LanePolicy>),
     SetPaused(QueueName, bool),
     Obliterate(QueueName, bool, usize),
     Restore(QueueName, DumpPage),
@@ -467,6 +469,10 @@ async fn run(unit: &mut Unit<'_>, call: &Call, stamp: i64) -> Result<Answer, Sto
         Call::Act(request) => Answer::Act(unit.act(request).await?),
         Call::Configure(queue, config) => {
             unit.configure(queue, config.clone()).await?;
+            Answer::Done
+        }
+        Call::ConfigureLane(queue, lane, policy) => {
+            unit.configure_lane(queue, lane, policy.clone()).await?;
             Answer::Done
         }
         Call::SetPaused(queue, paused) => Answer::SetPaused(unit.set_paused(queue, *paused).await?),

@@ -36,18 +36,18 @@ pub(crate) const DUE: &str = select_heads!(
 /// The lowest rank of a place, by `ferroq_jobs_by_place`.
 pub(crate) const NEXT_RANK: &str =
     "SELECT rank FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank LIMIT 1";
-const SHELF_HAS: &str = "SELECT 1 FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place IN \
+pub(super) const SHELF_HAS: &str = "SELECT 1 FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place IN \
     (SELECT value FROM json_each(?)) LIMIT 1";
 /// Hands jobs to a worker, by key; the epoch is `policy::enqueue::next_epoch`.
 pub(super) const CLAIM: &str = "UPDATE ferroq_jobs SET place=?,rank=?,epoch=max(epoch+1,?),runs=runs+1,started_at=?,lease_term=?,\
     worker=? WHERE key IN (SELECT value FROM json_each(?))";
 
-fn limit(items: usize) -> i64 {
+pub(super) fn limit(items: usize) -> i64 {
     i64::try_from(items).unwrap_or(i64::MAX)
 }
 
 /// Payloads up to this length always come with the head of a line.
-const SHORT_BYTES: usize = 512;
+pub(super) const SHORT_BYTES: usize = 512;
 
 /// Asks for the head of a line, and when the next Delayed job is due. Payloads come along as far as `max_bytes` allows
 /// each of `max_items` its share; the others are fetched once it is their turn.
@@ -63,12 +63,37 @@ fn next_due(rows: &[SqliteRow]) -> Option<i64> {
 }
 
 /// The head of the line, in the answer to [`line_ask`].
-fn read_line(rows: &[SqliteRow]) -> Result<Vec<Row>, StorageError> {
+pub(super) fn read_line(rows: &[SqliteRow]) -> Result<Vec<Row>, StorageError> {
     let Some(row) = rows.first() else { return Ok(Vec::new()) };
     let bytes: Option<&[u8]> = row.try_get_unchecked(0).map_err(|_| unexpected("a row"))?;
     let inline: i64 = row.try_get_unchecked(1).map_err(|_| unexpected("a row"))?;
     let inline = usize::try_from(inline).unwrap_or(0);
     Row::unpack_all(bytes.unwrap_or_default(), inline).map_err(|_| unexpected("a row"))
+}
+
+/// What became of a job that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Claimed,
+    /// It failed, or went to its shelf.
+    Passed,
+    /// It would make the answer too large.
+    TooLarge,
+}
+
+/// What a claim has so far.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    pub(super) claims: Vec<Claim>,
+    /// The keys of those that are still to be written.
+    keys: Vec<i64>,
+    bytes: usize,
+}
+
+impl Looked {
+    fn with_capacity(jobs: usize) -> Self {
+        Looked { claims: Vec::with_capacity(jobs), keys: Vec::with_capacity(jobs), bytes: 0 }
+    }
 }
 
 impl Unit<'_> {
@@ -87,11 +112,13 @@ impl Unit<'_> {
         for kind in claim.kinds.iter() {
             kinds.insert(self.kind_number(kind).await?, kind);
         }
+        self.follow_clock(at).await?;
+        let plain = self.queues[at].lanes.is_plain(&self.queues[at].config);
         let shelved = self.queues[at].shelved > 0;
         let due = |next: Option<i64>| next.is_some_and(|due| due <= now.as_micros());
         let solo = claim.alone && self.queues[at].solo > 0;
         let (mut next, mut rows) = match read {
-            Some(rows) if !shelved && !due(next_due(&rows)) && !solo => {
+            Some(rows) if plain && !shelved && !due(next_due(&rows)) && !solo => {
                 let next = next_due(&rows);
                 let mut rows = read_line(&rows)?;
                 // What was read ahead may be more than is asked for now.
@@ -103,6 +130,9 @@ impl Unit<'_> {
                     self.unshelve(at, claim).await?;
                 }
                 self.promote_due(at, PROMOTE_ITEMS_MAX).await?;
+                if !self.queues[at].lanes.is_plain(&self.queues[at].config) {
+                    return self.claim_from_lanes(at, claim, &kinds).await;
+                }
                 if claim.alone
                     && self.queues[at].solo > 0
                     && let Some(answer) = self.claim_solo(at, claim, &kinds).await?
@@ -148,103 +178,124 @@ impl Unit<'_> {
         rows: Vec<Row>,
         solo: bool,
     ) -> Result<Vec<Claim>, StorageError> {
+        let mut looked = Looked::with_capacity(if solo { 1 } else { rows.len() });
+        for row in rows {
+            match self.look_at(at, claim, kinds, row, solo, &mut looked).await? {
+                Look::Claimed if solo => break,
+                Look::Claimed | Look::Passed => {}
+                Look::TooLarge => break,
+            }
+        }
+        self.hand_out(at, claim, &mut looked);
+        Ok(looked.claims)
+    }
+
+    /// Looks at one job, and claims it if that can be. What is claimed is written by [`hand_out`](Self::hand_out).
+    pub(super) async fn look_at(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+        kinds: &HashMap<i64, &JobKind>,
+        mut row: Row,
+        solo: bool,
+        looked: &mut Looked,
+    ) -> Result<Look, StorageError> {
         let now = self.queues[at].now;
         let name = self.queues[at].name.clone();
-        let mut claims = Vec::with_capacity(if solo { 1 } else { rows.len() });
-        let mut keys = Vec::with_capacity(rows.len());
-        let mut bytes = 0usize;
-        for mut row in rows {
-            let kind = match kinds.get(&row.kind) {
-                Some(kind) => Some((*kind).clone()),
-                None => self.kind_name(row.kind).await?,
-            };
-            let spec = match &kind {
-                Some(kind) => row.spec(&name, kind),
-                None => Err(crate::record::Unreadable("its kind")),
-            };
-            if row.notes_left_out {
-                self.fetch_notes(&mut row).await?;
-            }
-            let notes = row.read_notes();
-            let (mut spec, notes) = match (spec, notes) {
-                (Ok(spec), Ok(notes)) => (spec, notes),
-                (Err(part), _) | (_, Err(part)) => {
-                    tracing::warn!(queue = %name, job = %row.id, "a job is quarantined: {} can't be read", part.0);
-                    self.queues[at].leave(&row);
-                    let message = format!("the stored record can't be read: {}", part.0);
-                    self.fail(at, row, FailReason::Quarantined, ErrorKind::Quarantine, &message);
-                    continue;
-                }
-            };
-            if is_expired(row.expires_at, now) {
-                if self.has_dead_letter(at) {
-                    self.complete_rows(&mut [&mut row]).await?;
-                }
+        let kind = match kinds.get(&row.kind) {
+            Some(kind) => Some((*kind).clone()),
+            None => self.kind_name(row.kind).await?,
+        };
+        let spec = match &kind {
+            Some(kind) => row.spec(&name, kind),
+            None => Err(crate::record::Unreadable("its kind")),
+        };
+        if row.notes_left_out {
+            self.fetch_notes(&mut row).await?;
+        }
+        let notes = row.read_notes();
+        let (mut spec, notes) = match (spec, notes) {
+            (Ok(spec), Ok(notes)) => (spec, notes),
+            (Err(part), _) | (_, Err(part)) => {
+                tracing::warn!(queue = %name, job = %row.id, "a job is quarantined: {} can't be read", part.0);
                 self.queues[at].leave(&row);
-                self.fail(at, row, FailReason::Expired, ErrorKind::Expired, EXPIRED_MESSAGE);
-                continue;
+                let message = format!("the stored record can't be read: {}", part.0);
+                self.fail(at, row, FailReason::Quarantined, ErrorKind::Quarantine, &message);
+                return Ok(Look::Passed);
             }
-            if !kinds.contains_key(&row.kind) {
-                self.queues[at].leave(&row);
-                row.wait(Slot::Shelf);
-                self.queues[at].shift(JobState::Waiting, Slot::Shelf, 1);
-                self.queues[at].event(EventKind::Shelved, row.id);
-                self.save_in_place(at, row);
-                continue;
-            }
-            if !claims.is_empty() && bytes.saturating_add(row.payload_len) > claim.max_bytes {
-                break;
-            }
-            bytes = bytes.saturating_add(row.payload_len);
-            if row.payload_left_out {
-                spec.payload.bytes = self.fetch_payload(&row).await?;
+        };
+        if is_expired(row.expires_at, now) {
+            if self.has_dead_letter(at) {
+                self.complete_rows(&mut [&mut row]).await?;
             }
             self.queues[at].leave(&row);
-            self.queues[at].shift(JobState::Active, Slot::Lane, 1);
-            self.queues[at].event(EventKind::Started, row.id);
-            keys.push(row.key);
-            claims.push(Claim {
-                lease: Lease { id: row.id, epoch: next_epoch(row.epoch, now) },
-                spec: Arc::new(spec),
-                attempts: row.attempts,
-                crashes: row.crashes,
-                run: row.runs.saturating_add(1),
-                created_at: row.created_at,
-                started_at: now,
-                checkpoint: notes.checkpoint,
-                solo,
-            });
-            if let Some(active) = self.active.get_mut(&name) {
-                row.stand(JobState::Active, Slot::Lane, now.after(claim.term).as_micros());
-                row.epoch = next_epoch(row.epoch, now);
-                row.runs = row.runs.saturating_add(1);
-                row.started_at = Some(now);
-                row.lease_term = Some(micros(claim.term));
-                row.worker = Some(claim.worker.as_str().into());
-                row.payload = Bytes::new();
-                row.payload_left_out = true;
-                active.insert(row.id, row);
-            }
-            if solo {
-                break;
-            }
+            self.fail(at, row, FailReason::Expired, ErrorKind::Expired, EXPIRED_MESSAGE);
+            return Ok(Look::Passed);
         }
-        if !keys.is_empty() {
-            let queue = &mut self.queues[at];
-            let term = micros(claim.term);
-            queue.note_term(term);
-            let values = [
-                queue.place(JobState::Active).into(),
-                now.after(claim.term).as_micros().into(),
-                now.as_micros().into(),
-                now.as_micros().into(),
-                term.into(),
-                claim.worker.as_str().into(),
-                numbers_json(keys).into(),
-            ];
-            self.script.add(CLAIM, values);
+        if !kinds.contains_key(&row.kind) {
+            self.queues[at].leave(&row);
+            row.wait(Slot::Shelf);
+            self.queues[at].shift(JobState::Waiting, Slot::Shelf, 1);
+            self.queues[at].event(EventKind::Shelved, row.id);
+            self.save_in_place(at, row);
+            return Ok(Look::Passed);
         }
-        Ok(claims)
+        if !looked.claims.is_empty() && looked.bytes.saturating_add(row.payload_len) > claim.max_bytes {
+            return Ok(Look::TooLarge);
+        }
+        looked.bytes = looked.bytes.saturating_add(row.payload_len);
+        if row.payload_left_out {
+            spec.payload.bytes = self.fetch_payload(&row).await?;
+        }
+        self.queues[at].leave(&row);
+        self.queues[at].shift(JobState::Active, Slot::Lane, 1);
+        self.queues[at].lanes.start(spec.lane.clone());
+        self.queues[at].event(EventKind::Started, row.id);
+        looked.keys.push(row.key);
+        looked.claims.push(Claim {
+            lease: Lease { id: row.id, epoch: next_epoch(row.epoch, now) },
+            spec: Arc::new(spec),
+            attempts: row.attempts,
+            crashes: row.crashes,
+            run: row.runs.saturating_add(1),
+            created_at: row.created_at,
+            started_at: now,
+            checkpoint: notes.checkpoint,
+            solo,
+        });
+        if let Some(active) = self.active.get_mut(&name) {
+            row.stand(JobState::Active, Slot::Lane, now.after(claim.term).as_micros());
+            row.epoch = next_epoch(row.epoch, now);
+            row.runs = row.runs.saturating_add(1);
+            row.started_at = Some(now);
+            row.lease_term = Some(micros(claim.term));
+            row.worker = Some(claim.worker.as_str().into());
+            row.payload = Bytes::new();
+            row.payload_left_out = true;
+            active.insert(row.id, row);
+        }
+        Ok(Look::Claimed)
+    }
+
+    /// Writes what was claimed and not yet written.
+    pub(super) fn hand_out(&mut self, at: usize, claim: &ClaimSpec, looked: &mut Looked) {
+        let keys = std::mem::take(&mut looked.keys);
+        if keys.is_empty() {
+            return;
+        }
+        let queue = &mut self.queues[at];
+        let (now, term) = (queue.now, micros(claim.term));
+        queue.note_term(term);
+        let values = [
+            queue.place(JobState::Active).into(),
+            now.after(claim.term).as_micros().into(),
+            now.as_micros().into(),
+            now.as_micros().into(),
+            term.into(),
+            claim.worker.as_str().into(),
+            numbers_json(keys).into(),
+        ];
+        self.script.add(CLAIM, values);
     }
 
     async fn answer(
@@ -270,7 +321,7 @@ impl Unit<'_> {
         })
     }
 
-    async fn shelves(&mut self, at: usize, kinds: &[JobKind]) -> Result<Vec<i64>, StorageError> {
+    pub(super) async fn shelves(&mut self, at: usize, kinds: &[JobKind]) -> Result<Vec<i64>, StorageError> {
         let number = self.queues[at].number;
         let mut places = Vec::with_capacity(kinds.len());
         for kind in kinds {

@@ -67,6 +67,7 @@ impl Unit<'_> {
         let mut found = None;
         if let (Some(at), true, true) = (loaded, self.known.is_some(), keys.is_empty()) {
             // Ids are new but for repeats, so that they are is only checked.
+            self.resolve_lanes().await?;
             self.flush();
             let (_, values) = existing_ask(self.queues[at].number, jobs);
             self.script.add(ABSENT, values);

@@ -5,6 +5,7 @@ mod claim;
 mod enqueue;
 mod exchange;
 mod renew;
+mod serve;
 mod settle;
 mod sweep;
 

@@ -119,6 +119,7 @@ impl Unit<'_> {
         result: Option<Payload>,
         first: Option<EventKind>,
     ) -> Option<Row> {
+        let lane = row.lane();
         self.queues[at].leave(&row);
         row.attempts = verdict.attempts;
         row.crashes = verdict.crashes;
@@ -141,7 +142,9 @@ impl Unit<'_> {
             if let Some(result) = result.filter(|_| verdict.state == JobState::Completed) {
                 row.change_notes(|notes| notes.result = Some(result));
             }
-            return self.end(at, row, verdict.state, verdict.failure);
+            let row = self.end(at, row, verdict.state, verdict.failure);
+            self.queues[at].release(lane);
+            return row;
         }
         row.lease_term = None;
         if let Some(due_at) = verdict.due_at {
@@ -155,6 +158,7 @@ impl Unit<'_> {
             }
         }
         self.save(at, row.clone());
+        self.queues[at].release(lane);
         Some(row)
     }
 }

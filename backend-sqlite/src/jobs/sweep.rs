@@ -12,7 +12,7 @@ use sqlx::sqlite::SqliteRow;
 use crate::jobs::claim::{DUE, NEXT_RANK};
 use crate::queue::Queue;
 use crate::row::Row;
-use crate::unit::{Ask, Unit, first_int};
+use crate::unit::{Ask, NOTHING, Unit, first_int};
 
 /// Whether there are holds that [`PURGE`](super::enqueue::PURGE) removes, by `ferroq_dedup_by_until`.
 pub(crate) const LAPSED: &str = "SELECT 1 FROM ferroq_dedup WHERE queue=? AND until<=? LIMIT 1 OFFSET 1024";
@@ -27,21 +27,28 @@ const TIMED: [JobState; 5] =
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
     ranks: [Option<i64>; 5],
-    /// Whether there are holds to remove, which no answer speaks of.
+    /// Whether there are holds or starts to drop, which no answer speaks of.
     lapsed: bool,
 }
 
 impl Pending {
     /// Asks for them.
-    pub(crate) fn asks(queue: &Queue) -> [Ask; 6] {
+    pub(crate) fn asks(queue: &Queue) -> [Ask; 7] {
         let next = |i: usize| (NEXT_RANK, vec![queue.place(TIMED[i]).into()]);
         let lapsed = (LAPSED, vec![queue.number.into(), queue.now.as_micros().into()]);
-        [next(0), next(1), next(2), next(3), next(4), lapsed]
+        let over = match queue.lanes.has_starts {
+            true => (crate::aside::OVER, vec![queue.number.into(), queue.now.as_micros().into()]),
+            false => (NOTHING, vec![]),
+        };
+        [next(0), next(1), next(2), next(3), next(4), lapsed, over]
     }
 
     /// Reads the answers.
-    pub(crate) fn read(answers: &[Vec<SqliteRow>; 6]) -> Pending {
-        Pending { ranks: [0, 1, 2, 3, 4].map(|i| first_int(&answers[i])), lapsed: !answers[5].is_empty() }
+    pub(crate) fn read(answers: &[Vec<SqliteRow>; 7]) -> Pending {
+        Pending {
+            ranks: [0, 1, 2, 3, 4].map(|i| first_int(&answers[i])),
+            lapsed: !answers[5].is_empty() || !answers[6].is_empty(),
+        }
     }
 
     /// Whether a sweep has nothing to do at all.
@@ -92,7 +99,9 @@ impl Unit<'_> {
             }
         }
         self.post().await?;
+        self.follow_clock(at).await?;
         self.purge_keys(at, PURGE_KEYS_MAX);
+        self.forget_starts(at, max_items);
         self.queues[at].attend();
         let asks = Pending::asks(&self.queues[at]);
         let pending = Pending::read(&self.ask(asks).await?);

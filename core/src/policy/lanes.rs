@@ -74,6 +74,11 @@ impl Starts {
         self.until <= now
     }
 
+    /// When nothing of it counts any more.
+    pub fn until(&self) -> Timestamp {
+        self.until
+    }
+
     /// The clock stepped back from `before` to `now`: starts that were later than that count as of now. What was forgotten
     /// before stays so.
     pub fn anchor(&mut self, before: Timestamp, now: Timestamp) {

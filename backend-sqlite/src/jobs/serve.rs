@@ -1,0 +1,344 @@
+//! The claim where lanes or limits are in use: lanes are served in their turn, those of which nothing may start are set
+//! aside. The heads of the ring are read by one question and their first jobs by another, however many lanes there are; the
+//! visits themselves are made here, lane by lane, because what one may start depends on what others did.
+
+use std::collections::{HashMap, VecDeque};
+
+use ferroq_core::Timestamp;
+use ferroq_core::job::{JobKind, JobState, LaneKey, Slot};
+use ferroq_core::policy::lanes::{LANES_SET_ASIDE_MAX, LaneTerms, Room};
+use ferroq_core::storage::{ClaimAnswer, ClaimSpec, StorageError};
+
+use crate::aside::RING;
+use crate::jobs::claim::{Look, Looked, NEXT_RANK, SHELF_HAS, SHORT_BYTES, limit, line_ask, read_line};
+use crate::lanes::{OWN, Standing};
+use crate::record::numbers_json;
+use crate::row::{INLINE_BYTES_MAX, Row, place, select_rows, slot_of};
+use crate::unit::{Unit, first_int};
+
+/// The first jobs of some lanes, by `ferroq_jobs_by_place`: so many of each.
+pub(crate) const FIRST: &str = select_rows!(
+    "?",
+    "(SELECT value AS wanted FROM json_each(?)) CROSS JOIN ferroq_jobs ON key IN (SELECT first.key FROM ferroq_jobs AS first \
+     INDEXED BY ferroq_jobs_by_place WHERE first.place=wanted ORDER BY first.rank,first.key LIMIT ?+0)"
+);
+/// How many lanes more than jobs are asked for are read of the ring, for those that nothing may start of.
+const HEADS_SPARE: usize = 8;
+
+/// The next lanes of the ring, and their first jobs.
+#[derive(Debug, Default)]
+struct Heads {
+    lanes: VecDeque<i64>,
+    /// Whether these are all lanes of the ring, so that one that goes to its end is here as well.
+    are_all: bool,
+    jobs: HashMap<i64, VecDeque<Row>>,
+}
+
+impl Unit<'_> {
+    /// Claims, after shelves and promotion.
+    pub(super) async fn claim_from_lanes(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+        kinds: &HashMap<i64, &JobKind>,
+    ) -> Result<ClaimAnswer, StorageError> {
+        self.bring_back(at).await?;
+        let mut looked = Looked::default();
+        let mut solo_opens_at = None;
+        if claim.alone && self.queues[at].solo > 0 {
+            solo_opens_at = self.claim_solo_within(at, claim, kinds, &mut looked).await?;
+        }
+        if looked.claims.is_empty() {
+            self.serve(at, claim, kinds, &mut looked).await?;
+        }
+        self.hand_out(at, claim, &mut looked);
+        self.post().await?;
+        self.look_ahead(at, claim, looked, solo_opens_at).await
+    }
+
+    /// Looks at the first jobs of the solo line, passing over those that a limit holds back, and claims one at most. Answers
+    /// when one that a rate holds back may start, as far as can be told.
+    async fn claim_solo_within(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+        kinds: &HashMap<i64, &JobKind>,
+        looked: &mut Looked,
+    ) -> Result<Option<Timestamp>, StorageError> {
+        let number = self.queues[at].number;
+        let [answer] = self.ask([line_ask(number, Slot::Solo, claim.max_items, claim.max_bytes)]).await?;
+        let rows = read_line(&answer)?;
+        let lanes: Vec<LaneKey> = rows.iter().map(Row::lane).collect();
+        self.load_lanes(at, &lanes).await?;
+        let mut opens_at = None;
+        for (row, lane) in rows.into_iter().zip(lanes) {
+            let terms = self.terms(at, &lane);
+            if self.room_for(at, &lane, &terms) == 0 {
+                opens_at = [opens_at, self.opens_at(at, &lane, &terms)].into_iter().flatten().min();
+                continue;
+            }
+            if self.look_at(at, claim, kinds, row, true, looked).await? == Look::Claimed {
+                self.resolve_lanes().await?;
+                self.started(at, &lane, &terms, 1);
+                break;
+            }
+        }
+        self.resolve_lanes().await?;
+        Ok(opens_at)
+    }
+
+    /// Serves the lanes in their turn.
+    async fn serve(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+        kinds: &HashMap<i64, &JobKind>,
+        looked: &mut Looked,
+    ) -> Result<(), StorageError> {
+        let mut heads = Heads::default();
+        let mut looked_at = 0;
+        for _ in 0..claim.max_items.saturating_add(LANES_SET_ASIDE_MAX) {
+            if looked_at == claim.max_items || self.room(at).free == 0 {
+                return Ok(());
+            }
+            if heads.lanes.is_empty() {
+                self.hand_out(at, claim, looked);
+                heads = self.heads(at, claim.max_items - looked_at).await?;
+                self.fetch_first(at, claim, claim.max_items - looked_at, &mut heads).await?;
+            }
+            let Some(number) = heads.lanes.pop_front() else { return Ok(()) };
+            let Some(lane) = self.queues[at].lanes.lane(number).map(|lane| lane.key.clone()) else { continue };
+            let terms = self.terms(at, &lane);
+            if let Some((standing, until)) = self.stands_aside(at, &lane, &terms) {
+                let lanes = &mut self.queues[at].lanes;
+                lanes.set_standing(number, standing);
+                lanes.lane_mut(number).until = until.unwrap_or_default().as_micros();
+                continue;
+            }
+            let mut room = self.room_for(at, &lane, &terms);
+            let in_line = self.queues[at].in_line();
+            let credit = self.queues[at].lanes.credit(number, terms.turn_jobs, in_line);
+            let (mut looked_at_here, mut started, mut too_large) = (0, 0, false);
+            while looked_at_here < credit && looked_at < claim.max_items && room > 0 {
+                if self.queues[at].lanes.waiting(number, self.queues[at].in_line()) <= 0 {
+                    break;
+                }
+                if heads.jobs.get(&number).is_none_or(VecDeque::is_empty) {
+                    self.hand_out(at, claim, looked);
+                    heads.lanes.push_front(number);
+                    self.fetch_first(at, claim, claim.max_items - looked_at, &mut heads).await?;
+                    heads.lanes.pop_front();
+                }
+                let Some(row) = heads.jobs.get_mut(&number).and_then(VecDeque::pop_front) else { break };
+                match self.look_at(at, claim, kinds, row, false, looked).await? {
+                    Look::Claimed => {
+                        room -= 1;
+                        started += 1;
+                    }
+                    Look::Passed => {}
+                    Look::TooLarge => {
+                        too_large = true;
+                        break;
+                    }
+                }
+                looked_at += 1;
+                looked_at_here += 1;
+                self.resolve_lanes().await?;
+            }
+            self.started(at, &lane, &terms, started);
+            let queue = &mut self.queues[at];
+            let in_line = queue.in_line();
+            let is_over = queue.lanes.visited(number, looked_at_here, in_line);
+            if too_large {
+                return Ok(());
+            }
+            if queue.lanes.waiting(number, in_line) <= 0 {
+                continue;
+            }
+            if !is_over {
+                // It still has its turn, and is only short of room.
+                heads.lanes.push_front(number);
+            } else if heads.are_all {
+                heads.lanes.push_back(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next lanes of the ring, enough for so many jobs.
+    async fn heads(&mut self, at: usize, jobs: usize) -> Result<Heads, StorageError> {
+        self.resolve_lanes().await?;
+        let queue = &self.queues[at];
+        let wanted = jobs.saturating_add(HEADS_SPARE);
+        let mut lanes: Vec<(i64, i64)> = Vec::new();
+        if queue.lanes.count(Standing::Ring) > 0 {
+            let [rows] = self.ask([(RING, vec![queue.number.into(), limit(wanted).into()])]).await?;
+            let numbers = self.learn_lanes(at, &rows)?;
+            let turn = |number: i64| self.queues[at].lanes.lane(number).map(|lane| (lane.turn, number));
+            lanes = numbers.into_iter().filter_map(turn).collect();
+        }
+        let are_all = lanes.len() < wanted;
+        let queue = &self.queues[at];
+        if let Some(turn) = queue.lanes.own_turn(queue.in_line())
+            && (are_all || lanes.last().is_some_and(|(last, _)| turn < *last))
+        {
+            lanes.push((turn, OWN));
+        }
+        lanes.sort_unstable();
+        Ok(Heads { lanes: lanes.into_iter().map(|(_, number)| number).collect(), are_all, jobs: HashMap::new() })
+    }
+
+    /// Reads the jobs that the next visits will look at, as far as can be told: all anew, because what was read before is
+    /// still the head of its line.
+    async fn fetch_first(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+        max_items: usize,
+        heads: &mut Heads,
+    ) -> Result<(), StorageError> {
+        let queue = &self.queues[at];
+        let in_line = queue.in_line();
+        let mut wanted: HashMap<i64, i64> = HashMap::new();
+        let mut left = limit(max_items);
+        let alone = queue.lanes.is_alone(in_line);
+        let mut round: Vec<(i64, i64, i64)> = Vec::new();
+        for number in &heads.lanes {
+            let Some(lane) = queue.lanes.lane(*number) else { continue };
+            let terms = self.terms(at, &lane.key);
+            let free = i64::from(self.room_for(at, &lane.key, &terms));
+            let credit = if alone { u32::MAX } else { queue.lanes.credit_left(*number, terms.turn_jobs) };
+            let most = free.min(queue.lanes.waiting(*number, in_line));
+            let first = most.min(i64::from(credit)).min(left);
+            if first > 0 {
+                wanted.insert(*number, first);
+                left -= first;
+                round.push((*number, most - first, i64::from(terms.turn_jobs)));
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        // Further rounds, if these are all lanes and there is more to ask for.
+        while left > 0 && heads.are_all && !round.is_empty() {
+            round.retain_mut(|(number, more, turn_jobs)| {
+                let next = (*more).min(*turn_jobs).min(left);
+                *more -= next;
+                left -= next;
+                wanted.entry(*number).and_modify(|count| *count += next);
+                next > 0 && *more > 0
+            });
+        }
+        let Some(most) = wanted.values().max().copied() else { return Ok(()) };
+        let inline = limit((claim.max_bytes / claim.max_items.max(1)).clamp(SHORT_BYTES, INLINE_BYTES_MAX));
+        let number = queue.number;
+        let places = wanted.keys().map(|lane| place(number, JobState::Waiting, Slot::Lane, *lane));
+        let places = numbers_json(places);
+        let [answer] = self.ask([(FIRST, vec![inline.into(), inline.into(), places.into(), most.into()])]).await?;
+        heads.jobs.clear();
+        let mut rows = read_line(&answer)?;
+        rows.sort_by_key(|row| (row.rank, row.key));
+        for row in rows {
+            heads.jobs.entry(slot_of(row.place).1).or_default().push_back(row);
+        }
+        Ok(())
+    }
+
+    /// Says when to ask again.
+    async fn look_ahead(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+        looked: Looked,
+        solo_opens_at: Option<Timestamp>,
+    ) -> Result<ClaimAnswer, StorageError> {
+        self.resolve_lanes().await?;
+        let mut due = None;
+        if self.queues[at].count(JobState::Delayed) > 0 {
+            let delayed = self.queues[at].place(JobState::Delayed).into();
+            let [rows] = self.ask([(NEXT_RANK, vec![delayed])]).await?;
+            due = first_int(&rows).map(Timestamp::from_micros);
+        }
+        let now = self.queues[at].now;
+        let held = self.held_until(at).await?;
+        let mut parked: Vec<Room> = Vec::new();
+        for class in self.parked_classes(at).await? {
+            parked.push(self.room_of_parked(at, &class));
+        }
+        let queue = &self.queues[at];
+        let room = self.room(at);
+        let ring = queue.lanes.count(Standing::Ring) > 0 || queue.lanes.own_turn(queue.in_line()).is_some();
+        let class_opens_at = parked.iter().filter_map(|room| room.opens_at).min();
+        let to_serve = ring || parked.iter().any(|room| room.free > 0);
+        let opens_at = room.opens_at.filter(|_| ring);
+        let instants = [due, opens_at, held, class_opens_at, solo_opens_at];
+        let look_again = instants.into_iter().flatten().min().map(|instant| instant.since(now));
+        let mut more = (to_serve && room.free > 0) || due.is_some_and(|due| due <= now);
+        if !more && queue.shelved > 0 {
+            let shelves = self.shelves(at, &claim.kinds).await?;
+            let [rows] = self.ask([(SHELF_HAS, vec![numbers_json(shelves).into()])]).await?;
+            more = !rows.is_empty();
+        }
+        Ok(ClaimAnswer { claims: looked.claims, more, look_again, solo_waiting: self.queues[at].solo > 0 })
+    }
+
+    fn terms(&self, at: usize, lane: &LaneKey) -> LaneTerms {
+        self.queues[at].lanes.terms(lane, &self.queues[at].config)
+    }
+
+    /// The room of the queue.
+    fn room(&self, at: usize) -> Room {
+        let queue = &self.queues[at];
+        queue.lanes.room(&queue.config.limits, queue.count(JobState::Active), queue.now)
+    }
+
+    fn room_of_lane(&self, at: usize, lane: &LaneKey, terms: &LaneTerms) -> Room {
+        let queue = &self.queues[at];
+        queue.lanes.room_of_lane(lane, &terms.limits, queue.count(JobState::Active), queue.now)
+    }
+
+    fn room_of_class(&self, at: usize, lane: &LaneKey) -> Option<Room> {
+        let queue = &self.queues[at];
+        let (class, limits) = queue.config.lanes.class_total(lane)?;
+        Some(queue.lanes.room_of_class(&class, limits, queue.now))
+    }
+
+    /// How many jobs of a lane may start now, under every limit.
+    fn room_for(&self, at: usize, lane: &LaneKey, terms: &LaneTerms) -> u32 {
+        if terms.paused {
+            return 0;
+        }
+        let of_class = self.room_of_class(at, lane).map_or(u32::MAX, |room| room.free);
+        self.room(at).free.min(of_class).min(self.room_of_lane(at, lane, terms).free)
+    }
+
+    /// When a job of a lane that a rate holds back may start, as far as can be told.
+    fn opens_at(&self, at: usize, lane: &LaneKey, terms: &LaneTerms) -> Option<Timestamp> {
+        if terms.paused {
+            return None;
+        }
+        let of_class = self.room_of_class(at, lane).and_then(|room| room.opens_at);
+        let of_lane = self.room_of_lane(at, lane, terms).opens_at;
+        [self.room(at).opens_at, of_class, of_lane].into_iter().flatten().min()
+    }
+
+    /// Where a lane stands that nothing may start of, whatever room the queue has, and until when it is held.
+    fn stands_aside(&self, at: usize, lane: &LaneKey, terms: &LaneTerms) -> Option<(Standing, Option<Timestamp>)> {
+        if terms.paused {
+            return Some((Standing::Closed, None));
+        }
+        let room = self.room_of_lane(at, lane, terms);
+        if room.free == 0 {
+            let standing = room.opens_at.map_or(Standing::Closed, |_| Standing::Held);
+            return Some((standing, room.opens_at));
+        }
+        let room = self.room_of_class(at, lane)?;
+        (room.free == 0).then_some((Standing::Parked, None))
+    }
+
+    /// Takes note of starts.
+    fn started(&mut self, at: usize, lane: &LaneKey, terms: &LaneTerms, n: u32) {
+        let queue = &mut self.queues[at];
+        queue.lanes.started(lane, &queue.config, terms, queue.now, n);
+    }
+}
