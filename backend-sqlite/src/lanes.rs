@@ -96,8 +96,8 @@ pub(crate) struct Lanes {
     turns: i64,
     /// Set-aside lanes of this turn and earlier ones come back, because rules changed.
     pub(crate) reopen_to: i64,
-    /// Credits of this turn and earlier ones are full again, because their lane was alone.
-    full_to: i64,
+    /// Credits of turns before this one are full again, because their lane was alone. The first turn of all may be 0.
+    full_below: i64,
     /// How many lanes with names stand where.
     standing: [i64; 5],
     named_waiting: i64,
@@ -338,7 +338,7 @@ impl Lanes {
     fn join(&mut self, number: i64, others: i64) {
         if others == 1 {
             // The one that was alone has its full credit, and now it no longer is.
-            self.full_to = self.turns;
+            self.full_below = self.turns + 1;
         }
         self.rejoin(number);
     }
@@ -437,18 +437,18 @@ impl Lanes {
         if self.is_alone(in_line) {
             return u32::MAX;
         }
-        let full_to = self.full_to;
+        let full_below = self.full_below;
         let lane = self.lane_mut(number);
-        if lane.turn <= full_to {
+        if lane.turn < full_below {
             lane.credit = None;
-            self.full_to = 0;
+            self.full_below = 0;
         }
         *self.lane_mut(number).credit.get_or_insert(full)
     }
 
     /// What is left of a turn, without beginning it.
     pub(crate) fn credit_left(&self, number: i64, full: u32) -> u32 {
-        let lane = self.lane(number).filter(|lane| lane.turn > self.full_to);
+        let lane = self.lane(number).filter(|lane| lane.turn >= self.full_below);
         lane.and_then(|lane| lane.credit).unwrap_or(full)
     }
 
