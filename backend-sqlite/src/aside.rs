@@ -86,7 +86,7 @@ const WRITE: &str = "INSERT INTO ferroq_lanes (key,queue,name,class,waiting,acti
     until=excluded.until,parked=excluded.parked,starts=excluded.starts,starts_until=excluded.starts_until,\
     policy=excluded.policy";
 const DROP: &str = "DELETE FROM ferroq_lanes WHERE key IN (SELECT value FROM json_each(?))";
-/// All lanes of a queue that goes, by `ferroq_lanes_by_name`.
+/// All lanes of a queue that goes, by key.
 pub(crate) const DROP_ALL: &str = "DELETE FROM ferroq_lanes WHERE key BETWEEN ? AND ?";
 
 type Stored = (i64, String, i64, i64, i64, i64, Option<u32>, i64, Option<String>, Option<String>);

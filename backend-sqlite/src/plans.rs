@@ -28,6 +28,22 @@ async fn every_hot_statement_searches_and_sorts_nothing() {
         (crate::jobs::PURGE, "ferroq_dedup_by_until"),
         (crate::limits::DROP, "ferroq_limiters_by_time"),
         (crate::jobs::LAPSED, "ferroq_dedup_by_until"),
+        (crate::jobs::FIRST, "ferroq_jobs_by_place"),
+        (crate::aside::BY_NAME, "ferroq_lanes_by_name"),
+        (crate::aside::BY_KEY, "INTEGER PRIMARY KEY (rowid=?)"),
+        (crate::aside::RING, "ferroq_lanes_by_turn"),
+        (crate::aside::OLD, "ferroq_lanes_by_turn"),
+        (crate::aside::DUE, "ferroq_lanes_by_until"),
+        (crate::aside::UNTIL, "ferroq_lanes_by_until"),
+        (crate::aside::PARKED, "ferroq_lanes_by_class"),
+        (crate::aside::PARKED_CLASSES, "ferroq_lanes_by_class"),
+        (crate::aside::ACTIVE, "ferroq_lanes_active"),
+        (crate::aside::WITH_STARTS, "ferroq_lanes_by_starts"),
+        (crate::aside::OVER, "ferroq_lanes_by_starts"),
+        (crate::aside::FORGET, "ferroq_lanes_by_starts"),
+        (crate::aside::FORGET_STARTS, "ferroq_lanes_by_starts"),
+        (crate::aside::POLICIES, "ferroq_lanes_with_policy"),
+        (crate::aside::DROP_ALL, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
     ]) {
         let plan = plan(&mut conn, sql).await;
         assert!(plan.contains(by), "{sql}\n{plan}");

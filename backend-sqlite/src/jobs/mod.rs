@@ -15,7 +15,7 @@ pub(crate) use exchange::check as check_exchange;
 pub(crate) use renew::check as check_renew;
 pub(crate) use sweep::Pending;
 #[cfg(test)]
-pub(crate) use {enqueue::PURGE, sweep::LAPSED};
+pub(crate) use {enqueue::PURGE, serve::FIRST, sweep::LAPSED};
 
 /// The statements of the steady state, and what each finds its rows by.
 #[cfg(test)]
