@@ -149,15 +149,15 @@ macro_rules! scripts {
 
 scripts! {
     // Refused when the server is at its memory limit; everything else works on, so that a full server can be emptied.
-    ENQUEUE = "enqueue", "", ["names" "pack" "turn" "record" "leave" "finish" "put"];
+    ENQUEUE = "enqueue", "", ["names" "pack" "turn" "record" "leave" "finish" "meet" "put"];
     EXCHANGE = "exchange", "allow-oom",
-        ["names" "pack" "turn" "record" "leave" "letter" "finish" "put" "settle" "claim"];
+        ["names" "pack" "turn" "record" "leave" "letter" "finish" "meet" "put" "settle" "claim"];
     RENEW = "renew", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish"];
     ANNOTATE = "annotate", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish"];
     SWEEP = "sweep", "allow-oom", ["names" "pack" "turn" "record" "leave" "letter" "finish" "settle" "claim"];
     WATCH = "watch", "allow-oom", ["names" "pack" "turn" "record"];
     QUARANTINE = "quarantine", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "settle" "claim"];
-    DELIVER = "deliver", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "put"];
+    DELIVER = "deliver", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "meet" "put"];
     ACT = "act", "allow-oom", ["names" "pack" "turn" "record" "leave" "letter" "finish" "walk"];
     CONFIGURE = "configure", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "config"];
     OBLITERATE = "obliterate", "allow-oom", ["names" "pack" "turn" "record" "leave" "finish" "walk"];

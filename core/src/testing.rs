@@ -92,6 +92,7 @@ pub struct Perform<J, S> {
     crashes: u32,
     options: JobOptions,
     checkpoint: Option<Payload>,
+    coalesced: u32,
     stopped: Option<StopReason>,
 }
 
@@ -106,6 +107,7 @@ pub fn perform<J: Job>(client: &Client, job: J) -> Perform<J, ()> {
         crashes: 0,
         options: J::options(),
         checkpoint: None,
+        coalesced: 1,
         stopped: None,
     }
 }
@@ -121,6 +123,7 @@ impl<J: Job, S: Send + Sync + 'static> Perform<J, S> {
             crashes: self.crashes,
             options: self.options,
             checkpoint: self.checkpoint,
+            coalesced: self.coalesced,
             stopped: self.stopped,
         }
     }
@@ -128,6 +131,12 @@ impl<J: Job, S: Send + Sync + 'static> Perform<J, S> {
     /// Lets the handler think that this is its n-th attempt.
     pub fn attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt.max(1);
+        self
+    }
+
+    /// Tells the handler that the job stands for so many enqueues.
+    pub fn coalesced(mut self, enqueues: u32) -> Self {
+        self.coalesced = enqueues;
         self
     }
 
@@ -162,6 +171,7 @@ impl<J: Job, S: Send + Sync + 'static> Perform<J, S> {
             attempts: self.attempt - 1,
             crashes: self.crashes,
             run: self.attempt,
+            coalesced: self.coalesced,
             created_at: now,
             started_at: now,
             checkpoint: self.checkpoint,

@@ -22,13 +22,20 @@ end
 parts_to_open[#parts_to_open + 1] = function()
   -- Inserts a job that brings along more than its readers care about.
   function job.put(id, tail)
-    local parts = job.parts_of('\0\0\0\0\0\0\0' .. put_times .. tail)
+    local spec, is_pending = '\0\0\0\0\0\0\0' .. put_times .. tail, false
+    local parts = job.parts_of(spec)
     if has(byte(tail, 2), T.DEDUP) then
-      local holder = job.holder_of(parts.dedup_key)
-      if holder then
-        return '\1' .. holder
+      local hold = job.hold_of(parts.dedup_key)
+      if hold then
+        local answer = job.meet(hold, parts, spec)
+        if answer then
+          return answer
+        end
+        is_pending = true
+        call('HSET', K.DEDUP, parts.dedup_key, sub(hold, 1, 24) .. id)
+      else
+        job.take_key(id, parts)
       end
-      job.take_key(id, parts)
     end
     put_seen[id] = true
     meta.seq = meta.seq + 1
@@ -40,6 +47,15 @@ parts_to_open[#parts_to_open + 1] = function()
     event(E.ENQUEUED, id)
     local j = job.of(id, blob, nil)
     j.due = parts.start and job.due_of(parts.start, parts.start_at) or now8
+    -- Some modes give the start.
+    if parts.dedup_mode == M.DEBOUNCE or parts.dedup_mode == M.COALESCE then
+      j.due = (parts.dedup_count or 2) > 1 and after(now, parts.dedup_span) or now8
+    end
+    if is_pending then
+      j.state = BLOCKED
+      job.stand(j)
+      return '\0'
+    end
     if number(j.due) > now then
       j.state = DELAYED
       job.stand(j)

@@ -60,6 +60,7 @@ impl QueueModel {
         } else {
             self.stand(id, None);
         }
+        self.release_heirs();
     }
 
     fn old_records(&self) -> Vec<JobId> {
