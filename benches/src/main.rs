@@ -7,6 +7,7 @@ mod drain;
 mod enqueue;
 mod idle;
 mod latency;
+mod limiter;
 mod memory;
 mod report;
 mod store;
@@ -79,6 +80,7 @@ async fn all(bench: &mut Bench) -> Result<(), BenchError> {
     drain::run(bench).await?;
     backlog::run(bench).await?;
     dead_letter::run(bench).await?;
+    limiter::run(bench).await?;
     memory::run(bench).await?;
     latency::run(bench).await?;
     idle::run(bench).await

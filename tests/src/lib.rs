@@ -6,6 +6,7 @@ pub mod child;
 pub mod disk;
 pub mod fixtures;
 pub mod jobs;
+pub mod limits;
 pub mod logs;
 pub mod redis;
 pub mod script;
