@@ -3,6 +3,7 @@
 
 mod backlog;
 mod dead_letter;
+mod dedup;
 mod drain;
 mod enqueue;
 mod idle;
@@ -80,6 +81,7 @@ async fn all(bench: &mut Bench) -> Result<(), BenchError> {
     drain::run(bench).await?;
     backlog::run(bench).await?;
     dead_letter::run(bench).await?;
+    dedup::run(bench).await?;
     limiter::run(bench).await?;
     memory::run(bench).await?;
     latency::run(bench).await?;
