@@ -55,7 +55,7 @@ impl Script {
         named(answer, link, queue, answers).await
     }
 
-    /// Calls a script that is about no queue, on these keys. They are all of one type.
+    /// Calls a script that is about no queue, on these keys.
     pub(crate) async fn call_on(
         &self,
         link: &Link,
