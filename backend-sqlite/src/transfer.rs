@@ -25,6 +25,9 @@ const TAKEN: &str = "SELECT key FROM ferroq_jobs WHERE key IN (SELECT value FROM
 
 /// Refuses pages that can't be of this queue.
 pub(crate) fn check(queue: &QueueName, page: &DumpPage) -> Result<(), StorageError> {
+    if let Some(config) = &page.config {
+        config.check(queue)?;
+    }
     let mut seqs = HashSet::with_capacity(page.jobs.len());
     for record in &page.jobs {
         if record.spec.queue != *queue {

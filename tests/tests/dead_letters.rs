@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use ferroq::testing::{Performed, perform};
 use ferroq::{
-    ActAnswer, Client, ClientError, Context, FailReason, Job, JobError, JobFilter, JobResult, JobState, Worker,
+    ActAnswer, Client, ClientError, Context, FailReason, Job, JobError, JobFilter, JobId, JobResult, JobState, Origin,
+    Timestamp, Worker,
 };
 use ferroq_core::storage::ErrorCode;
 use ferroq_testkit::harness::Fixture;
@@ -86,6 +88,24 @@ async fn one_letter_is_sent_back_by_its_id() {
         assert_eq!((counts.waiting, dead.counts().await.expect("counts").waiting), (1, 1), "{name}");
         client.close().await;
     }
+}
+
+#[tokio::test]
+async fn a_handler_can_be_tried_with_a_made_up_origin() {
+    let client = Client::new(fixtures::memory().await.storage);
+    let origin = Origin {
+        queue: "orders".parse().expect("a name"),
+        id: JobId::new(),
+        reason: FailReason::Aborted,
+        failed_at: Timestamp::default(),
+        attempts: 1,
+        crashes: 0,
+        errors: Vec::new(),
+    };
+    let book: Book = Arc::new(Mutex::new(HashMap::from([(7, (2, 0))])));
+    let tried = perform(&client, Order { n: 7 }).state(book.clone());
+    assert!(matches!(tried.run(order).await.expect("run").ended, Performed::Aborted { .. }), "it has no origin");
+    perform(&client, Order { n: 7 }).state(book).origin(origin).run(order).await.expect("run").completed();
 }
 
 /// Each order is given up twice, sent back twice by whichever of two operators comes first, and done once.
