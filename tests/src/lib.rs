@@ -3,6 +3,7 @@
 //! child programs in `src/bin` need the same jobs as the tests.
 
 pub mod child;
+pub mod dedup;
 pub mod disk;
 pub mod fixtures;
 pub mod jobs;
