@@ -5,7 +5,7 @@
 --   ('' for this one), its id and its spec from the priority on, in the order of settlements; then '' or max_items,
 --   max_bytes, term (8 bytes), '1' if alone, worker, and the kinds.
 -- Answer: flags (1 byte, 2: the outbox is not empty) and storage time (8 bytes); the settlements' answers as one text, each
---   '\0' and the state (1 byte) and the answers of its follow-ups ('\0', '\1' and an id, '\2' and the number in the
+--   '\0' and the state (1 byte) and the answers of its follow-ups (as enqueue.lua has them, or '\2' and the number in the
 --   outbox), or '\1' already done, '\2' lease lost, '\3' gone; the claim's answer but for the jobs (see claim.lua), or '';
 --   then per job its id, its spec, and '' or, if it has run before, its entry (without the worker) and its checkpoint.
 -- Errors: FERROQ_SCHEMA, FERROQ_INVALID.

@@ -1,4 +1,4 @@
--- Enqueue: new jobs get their key, their seq and their place, or learn whose place they would have taken. Plain ones
+-- Enqueue: new jobs get their key, their seq and their place, or meet the job that holds their key (see meet.lua). Plain ones
 -- (at once, in line, with no key) are collected and written together.
 local put_specs, put_line, put_seen = {}, {}, {}
 local put_times = nil
@@ -72,7 +72,7 @@ parts_to_open[#parts_to_open + 1] = function()
 end
 
 -- Inserts one job; `tail` is its spec from the priority on. `is_there` says whether the id is taken. Answers '\0', or
--- '\1' and the id of the job whose place it would have taken.
+-- '\1' and its id if it is there, or what `job.meet` answers if its key is held.
 local function put(id, tail, is_there)
   if is_there or put_seen[id] then
     return '\1' .. id
