@@ -1,7 +1,8 @@
 //! Order by (priority, seq) within a line: a claim hands out jobs in that order, and right after it no job of its kinds
 //! stands in the line before one that was handed out.
 
-use ferroq_core::job::{JobState, Slot};
+use ferroq_core::job::{JobRecord, JobState, Slot};
+use ferroq_core::policy::dedup::DedupMode;
 
 use super::{History, Step};
 use crate::model::{Answer, Call};
@@ -25,7 +26,11 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
             return Err((step, format!("{:?} was handed out before {:?}", pair[0], pair[1])));
         }
         let slot = if claimed.claims.iter().any(|claim| claim.solo) { Slot::Solo } else { Slot::Lane };
+        // A job that is pending behind a key's holder comes into line when the holder leaves, which the claim itself may
+        // bring about, by finding it expired: then it comes after those that the claim looked at.
+        let was_pending = |job: &&JobRecord| matches!(&job.spec.dedup, Some(dedup) if dedup.mode == DedupMode::KeepLatest);
         let in_line = queue.jobs.iter().filter(|job| job.state == JobState::Waiting && job.slot == slot);
+        let in_line = in_line.filter(|job| !was_pending(job));
         let passed_over = places.last().and_then(|last| in_line.clone().find(|job| (job.priority, job.seq) < *last));
         if let Some(job) = passed_over {
             return Err((step, format!("{} was passed over by a later job", job.id())));
