@@ -28,7 +28,8 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
         let slot = if claimed.claims.iter().any(|claim| claim.solo) { Slot::Solo } else { Slot::Lane };
         // A job that is pending behind a key's holder comes into line when the holder leaves, which the claim itself may
         // bring about, by finding it expired: then it comes after those that the claim looked at.
-        let was_pending = |job: &&JobRecord| matches!(&job.spec.dedup, Some(dedup) if dedup.mode == DedupMode::KeepLatest);
+        let was_pending =
+            |job: &&JobRecord| matches!(&job.spec.dedup, Some(dedup) if dedup.mode == DedupMode::KeepLatest);
         let in_line = queue.jobs.iter().filter(|job| job.state == JobState::Waiting && job.slot == slot);
         let in_line = in_line.filter(|job| !was_pending(job));
         let passed_over = places.last().and_then(|last| in_line.clone().find(|job| (job.priority, job.seq) < *last));
