@@ -80,6 +80,10 @@ pub mod prelude {
 mod pages {
     #[doc = include_str!("../docs/dead-letter.md")]
     mod dead_letter {}
+    #[doc = include_str!("../docs/dedup.md")]
+    mod dedup {}
+    #[doc = include_str!("../docs/rate-limits.md")]
+    mod rate_limits {}
     #[doc = include_str!("../docs/retention.md")]
     mod retention {}
 }

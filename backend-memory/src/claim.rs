@@ -6,7 +6,8 @@ use std::collections::HashSet;
 
 use ferroq_core::clock::Timestamp;
 use ferroq_core::event::EventKind;
-use ferroq_core::job::{ErrorKind, FailReason, JobKind, JobState, Move, Slot, transition};
+use ferroq_core::job::{ErrorKind, FailReason, JobKind, JobRecord, JobState, Move, Slot, transition};
+use ferroq_core::policy::dedup::Exit;
 use ferroq_core::policy::enqueue::{is_expired, next_epoch};
 use ferroq_core::policy::lanes::LANES_SET_ASIDE_MAX;
 use ferroq_core::policy::settle::EXPIRED_MESSAGE;
@@ -42,6 +43,7 @@ impl Turn<'_> {
         if answer.claims.is_empty() {
             self.serve(spec, &kinds, &mut answer);
         }
+        self.place_heirs();
         self.look_ahead(spec, solo_opens_at, &mut answer);
         answer
     }
@@ -145,6 +147,9 @@ impl Turn<'_> {
         }
         debug_assert!(transition(record.state, Move::Claim).is_some());
         self.queue.note_term(spec.term);
+        if record_is_first(self.queue.roster.get(key)) {
+            self.queue.keys.free(&self.queue.roster.get(key).spec, Exit::Started);
+        }
         self.events.job(EventKind::Started, id);
         Look::Claimed(self.queue.roster.change(key, |record| {
             let solo = record.slot == Slot::Solo;
@@ -162,6 +167,7 @@ impl Turn<'_> {
                 attempts: record.attempts,
                 crashes: record.crashes,
                 run: record.runs,
+                coalesced: record.coalesced,
                 created_at: record.created_at,
                 started_at: now,
                 checkpoint: record.notes.checkpoint.clone(),
@@ -188,6 +194,11 @@ impl Turn<'_> {
             (to_serve && room.free > 0) || is_due || spec.kinds.iter().any(|kind| roster.shelf(kind).is_some());
         answer.solo_waiting = roster.first(JobState::Waiting, Slot::Solo, i64::MAX).is_some();
     }
+}
+
+/// Whether a claim would be this record's first, and it has a key that may come free then.
+fn record_is_first(record: &JobRecord) -> bool {
+    record.runs == 0 && record.spec.dedup.is_some()
 }
 
 /// The kinds that a claim asks for.

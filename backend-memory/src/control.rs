@@ -134,7 +134,9 @@ impl Control for MemoryStorage {
             let mut turn = Turn::begin(queue, clock);
             let going = turn.queue.roster.walk(|_| true, None, max_items);
             let removed = going.into_iter().filter_map(|(_, key)| turn.remove(key)).map(|record| record.id());
-            turn.hints.ended = removed.collect();
+            let removed = removed.collect();
+            turn.place_heirs();
+            turn.hints.ended = removed;
             turn.hints.control = true;
             let hints = turn.finish();
             if queue.roster.len() == 0 {
@@ -209,7 +211,9 @@ impl Turn<'_> {
         self.hints.control = !ids.is_empty();
         let act = |id: JobId| {
             let key = self.queue.roster.key(id);
-            (id, key.map_or(ActAnswer::NotFound, |key| self.act(key, act)))
+            let answer = key.map_or(ActAnswer::NotFound, |key| self.act(key, act));
+            self.place_heirs();
+            (id, answer)
         };
         ActReport { answers: ids.into_iter().map(act).collect(), next }
     }
@@ -237,8 +241,8 @@ impl Turn<'_> {
             }
             (Act::Remove, Active) => ActAnswer::Refused(state),
             (Act::Remove, _) => {
+                self.events.job(EventKind::Removed, self.queue.roster.get(key).id());
                 if let Some(record) = self.remove(key) {
-                    self.events.job(EventKind::Removed, record.id());
                     self.hints.ended.push(record.id());
                 }
                 ActAnswer::Done(state)

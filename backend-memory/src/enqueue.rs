@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{JobRecord, JobSpec, JobState, Notes, Slot};
+use ferroq_core::policy::dedup::{Held, Holder, Meeting, meet, start};
 use ferroq_core::policy::enqueue::{expiry, line, place};
 use ferroq_core::storage::EnqueueAnswer;
 
-use crate::turn::Turn;
+use crate::roster::Key;
+use crate::turn::{Turn, wait};
 
 impl Turn<'_> {
     /// Inserts a job, unless it is there already or its key is held.
@@ -17,13 +19,21 @@ impl Turn<'_> {
         if queue.roster.key(spec.id).is_some() {
             return EnqueueAnswer::Duplicate(spec.id);
         }
+        let (mut state, due_at) = place(start(&spec), now);
         if let Some(holder) = queue.keys.holder(&spec, now) {
-            return EnqueueAnswer::Duplicate(holder.id);
+            match self.meet(&spec, holder) {
+                Some(answer) => return answer,
+                None => state = JobState::Blocked,
+            }
         }
+        let queue = &mut *self.queue;
         queue.exists = true;
-        queue.keys.take(&spec, now);
+        if state == JobState::Blocked {
+            queue.keys.follow(&spec);
+        } else {
+            queue.keys.take(&spec, now);
+        }
         queue.seq_last += 1;
-        let (state, due_at) = place(spec.start, now);
         self.events.job(EventKind::Enqueued, spec.id);
         self.hints.work = true;
         queue.roster.insert(JobRecord {
@@ -35,6 +45,7 @@ impl Turn<'_> {
             attempts: 0,
             crashes: 0,
             runs: 0,
+            coalesced: 1,
             cancel_requested: false,
             created_at: now,
             due_at,
@@ -51,5 +62,74 @@ impl Turn<'_> {
             spec,
         });
         EnqueueAnswer::Inserted
+    }
+
+    /// What becomes of a job whose key is held; `None` if it is to be inserted as the one that comes next.
+    fn meet(&mut self, spec: &JobSpec, holder: Holder) -> Option<EnqueueAnswer> {
+        let roster = &mut self.queue.roster;
+        let duplicate = Some(EnqueueAnswer::Duplicate(holder.id));
+        let (Some(dedup), Some(key)) = (&spec.dedup, roster.key(holder.id)) else { return duplicate };
+        let record = roster.get(key);
+        let Some(mode) = record.spec.dedup.as_ref().map(|dedup| dedup.mode) else { return duplicate };
+        let held = Held {
+            mode,
+            same_kind: record.spec.kind == spec.kind,
+            started: record.runs > 0,
+            coalesced: record.coalesced,
+            has_pending: holder.pending.is_some(),
+        };
+        match meet(dedup.mode, held) {
+            Meeting::Nothing => duplicate,
+            Meeting::Follow => None,
+            Meeting::Restart(start) => {
+                self.replace(key, spec);
+                let (state, due_at) = place(start, self.now);
+                self.queue.roster.change(key, |record| {
+                    record.due_at = due_at;
+                    if state == JobState::Waiting {
+                        wait(record);
+                    } else {
+                        (record.state, record.slot) = (state, Slot::Lane);
+                    }
+                });
+                self.events.job(EventKind::Rescheduled, holder.id);
+                self.hints.work = true;
+                Some(EnqueueAnswer::Replaced(holder.id))
+            }
+            Meeting::Replace => {
+                self.replace(key, spec);
+                Some(EnqueueAnswer::Replaced(holder.id))
+            }
+            Meeting::ReplacePending => {
+                let pending = holder.pending.unwrap_or(holder.id);
+                if let Some(key) = self.queue.roster.key(pending) {
+                    self.replace(key, spec);
+                }
+                Some(EnqueueAnswer::Replaced(pending))
+            }
+            Meeting::Count { coalesced, is_due } => {
+                let now = self.now;
+                let promoted = self.queue.roster.change(key, |record| {
+                    record.coalesced = coalesced;
+                    let promoted = is_due && record.state == JobState::Delayed;
+                    if promoted {
+                        record.due_at = now;
+                        wait(record);
+                    }
+                    promoted
+                });
+                if promoted {
+                    self.events.job(EventKind::Promoted, holder.id);
+                    self.hints.work = true;
+                }
+                Some(EnqueueAnswer::Coalesced(holder.id, coalesced))
+            }
+        }
+    }
+
+    /// Gives a job that has not started another's payload.
+    fn replace(&mut self, key: Key, by: &JobSpec) {
+        let spec = &mut self.queue.roster.get_mut(key).spec;
+        *spec = Arc::new(JobSpec { payload: by.payload.clone(), ..JobSpec::clone(spec) });
     }
 }

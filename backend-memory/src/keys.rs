@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use ferroq_core::clock::Timestamp;
-use ferroq_core::job::{DedupKey, JobSpec};
-use ferroq_core::policy::dedup::{DedupMode, Exit, Holder};
+use ferroq_core::job::{DedupKey, JobId, JobSpec};
+use ferroq_core::policy::dedup::{Exit, Holder};
 use ferroq_core::storage::DedupEntry;
 
 /// Below this many keys nobody looks for holds that ran out.
@@ -37,22 +37,32 @@ impl Keys {
         self.holders.insert(dedup.key.clone(), Holder::take(spec.id, dedup.mode, now));
     }
 
-    /// Gives a job that an operator put back its key again. A hold for a time began with the enqueue and is left as it
-    /// is.
+    /// Gives a job that an operator put back its key again, if its mode has it so.
     pub(crate) fn take_again(&mut self, spec: &JobSpec, now: Timestamp) {
-        if let Some(DedupMode::UntilFinished | DedupMode::WhileKept) = spec.dedup.as_ref().map(|dedup| dedup.mode) {
+        if spec.dedup.as_ref().is_some_and(|dedup| dedup.mode.is_taken_again()) {
             self.take(spec, now);
         }
     }
 
-    /// Frees the job's key if it still holds it and this way out frees it.
-    pub(crate) fn free(&mut self, spec: &JobSpec, exit: Exit) {
-        if let Some(dedup) = &spec.dedup
-            && dedup.mode.frees(exit)
-            && self.holders.get(&dedup.key).is_some_and(|holder| holder.id == spec.id)
-        {
-            self.holders.remove(&dedup.key);
+    /// Writes down the job that comes after the holder of its key.
+    pub(crate) fn follow(&mut self, spec: &JobSpec) {
+        if let Some(holder) = spec.dedup.as_ref().and_then(|dedup| self.holders.get_mut(&dedup.key)) {
+            holder.pending = Some(spec.id);
         }
+    }
+
+    /// Frees the job's key if it still holds it, or is the one that comes next, and this way out frees it. Answers the
+    /// job that holds it from then on, if one was pending.
+    pub(crate) fn free(&mut self, spec: &JobSpec, exit: Exit) -> Option<JobId> {
+        let dedup = spec.dedup.as_ref().filter(|dedup| dedup.mode.frees(exit))?;
+        let holder = self.holders.get_mut(&dedup.key)?;
+        let was_holder = holder.id == spec.id;
+        match holder.without(spec.id) {
+            Some(left) => *holder = left,
+            None => drop(self.holders.remove(&dedup.key)),
+        }
+        let left = self.holders.get(&dedup.key).filter(|_| was_holder);
+        left.map(|left| left.id)
     }
 
     /// Every key, in the order of keys.
@@ -76,7 +86,7 @@ mod tests {
     use std::time::Duration;
 
     use ferroq_core::job::{JobKind, Payload, QueueName};
-    use ferroq_core::policy::dedup::Dedup;
+    use ferroq_core::policy::dedup::{Dedup, DedupMode};
 
     use super::*;
 

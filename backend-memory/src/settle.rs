@@ -31,6 +31,7 @@ impl Turn<'_> {
             record.notes.result = result;
         }
         let state = self.apply(key, &verdict);
+        self.place_heirs();
         SettleAnswer::Settled { state, follow_ups: Vec::new() }
     }
 

@@ -40,6 +40,7 @@ impl Turn<'_> {
             let verdict =
                 crash(Standing::new(record.attempts, record.crashes, record.cancel_requested, &record.spec.options));
             self.apply(key, &verdict);
+            self.place_heirs();
             stalled += 1;
         }
         stalled

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use ferroq_core::clock::{self, TimeStep, Timestamp};
 use ferroq_core::event::{EventBatch, EventKind};
-use ferroq_core::job::{FailReason, JobId, JobRecord, JobSpec, JobState, Origin, Slot};
+use ferroq_core::job::{FailReason, JobId, JobRecord, JobSpec, JobState, Move, Origin, Slot, transition};
 use ferroq_core::policy::dead_letter;
 use ferroq_core::policy::dedup::Exit;
-use ferroq_core::policy::enqueue::line;
+use ferroq_core::policy::enqueue::{land, line};
 use ferroq_core::policy::retention::{WAITED_ON_KEEP, prune_at, prune_quota};
 
 use crate::queue::QueueState;
@@ -28,6 +28,8 @@ pub(crate) struct Turn<'q> {
     pub(crate) hints: Hints,
     /// Jobs for other queues, which whoever holds those has to enqueue.
     pub(crate) letters: Vec<Arc<JobSpec>>,
+    /// Jobs that were pending behind the holder of their key and hold it now; they still have to get their place.
+    heirs: Vec<JobId>,
     /// How many ended records the call added and kept, by state in the order of [`ENDED`].
     added: [u64; 3],
     /// Whether the call counts as attendance to the Active jobs.
@@ -51,8 +53,8 @@ impl<'q> Turn<'q> {
         let before = queue.last.unwrap_or(clock);
         let (now, step) = clock::advance(queue.last, clock);
         queue.last = Some(now);
-        let (events, hints, letters) = Default::default();
-        let mut turn = Turn { queue, now, events, hints, letters, added: [0; 3], attends: false };
+        let (events, hints, letters, heirs) = Default::default();
+        let mut turn = Turn { queue, now, events, hints, letters, heirs, added: [0; 3], attends: false };
         if let TimeStep::SteppedBack { .. } = step {
             turn.extend_leases(|_| true, |record| record.lease_until = record.lease_term.map(|term| now.after(term)));
             turn.queue.attended_at = now;
@@ -125,10 +127,11 @@ impl<'q> Turn<'q> {
             self.letters.push(Arc::new(copy));
         }
         let prune_at = prune_at(&record.spec.options.keep, &config.retention, state, now, record.waited_on);
-        keys.free(&record.spec, if state == JobState::Cancelled { Exit::Cancelled } else { Exit::Ended });
+        let exit = if state == JobState::Cancelled { Exit::Cancelled } else { Exit::Ended };
+        self.heirs.extend(keys.free(&record.spec, exit));
         self.hints.ended.push(record.id());
         if prune_at.is_none() {
-            keys.free(&record.spec, Exit::RemovedEnded);
+            self.heirs.extend(keys.free(&record.spec, Exit::RemovedEnded));
             roster.remove(key);
             return;
         }
@@ -150,8 +153,27 @@ impl<'q> Turn<'q> {
     pub(crate) fn remove(&mut self, key: Key) -> Option<JobRecord> {
         let record = self.queue.roster.remove(key)?;
         let exit = if record.state.is_terminal() { Exit::RemovedEnded } else { Exit::RemovedLive };
-        self.queue.keys.free(&record.spec, exit);
+        self.heirs.extend(self.queue.keys.free(&record.spec, exit));
         Some(record)
+    }
+
+    /// Gives those that were pending behind a key's holder the place that their start gives them.
+    pub(crate) fn place_heirs(&mut self) {
+        for id in std::mem::take(&mut self.heirs) {
+            let roster = &mut self.queue.roster;
+            let Some(key) = roster.key(id).filter(|key| roster.get(*key).state == JobState::Blocked) else { continue };
+            let state = land(roster.get(key).due_at, self.now);
+            debug_assert!(transition(JobState::Blocked, Move::Unblock).is_some());
+            roster.change(key, |record| {
+                if state == JobState::Waiting {
+                    wait(record);
+                } else {
+                    record.state = state;
+                }
+            });
+            self.events.job(EventKind::Promoted, id);
+            self.hints.work = true;
+        }
     }
 
     /// Brings up to `max_items` due jobs forward, by (due time, seq); how many there were.

@@ -197,7 +197,8 @@ fn answers_of(bytes: &[u8], call: &Call) -> Option<Vec<EnqueueAnswer>> {
     rest.is_empty().then_some(answers)
 }
 
-/// Reads one answer: a zero for inserted, or a one and an id.
+/// Reads one answer: a zero for inserted, a one and an id for a duplicate, a three and an id for replaced, a four, an id and
+/// a count for coalesced.
 pub(crate) fn enqueue_answer(rest: &mut &[u8]) -> Option<EnqueueAnswer> {
     match rest.split_first()? {
         (0, tail) => {
@@ -208,6 +209,17 @@ pub(crate) fn enqueue_answer(rest: &mut &[u8]) -> Option<EnqueueAnswer> {
             let (id, tail) = tail.split_at_checked(16)?;
             *rest = tail;
             Some(EnqueueAnswer::Duplicate(id_of(id).unwrap_or_else(|_| JobId::from_bytes([0; 16]))))
+        }
+        (3, tail) => {
+            let (id, tail) = tail.split_at_checked(16)?;
+            *rest = tail;
+            Some(EnqueueAnswer::Replaced(id_of(id).ok()?))
+        }
+        (4, tail) => {
+            let (id, tail) = tail.split_at_checked(16)?;
+            let (coalesced, tail) = tail.split_first_chunk()?;
+            *rest = tail;
+            Some(EnqueueAnswer::Coalesced(id_of(id).ok()?, u32::from_be_bytes(*coalesced)))
         }
         _ => None,
     }

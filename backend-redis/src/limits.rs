@@ -31,13 +31,9 @@ impl Limits for RedisStorage {
         let keys = LimiterKeys::new(&self.options.namespace, &limiter, call.map(|call| call.session));
         let head = |cmd: &mut Cmd| {
             match call {
-                Some(call) => {
-                    cmd.arg(&call.number.to_be_bytes()).arg(&call.acknowledged_below.to_be_bytes());
-                }
-                None => {
-                    cmd.arg("").arg("");
-                }
-            }
+                Some(call) => cmd.arg(call.number).arg(call.acknowledged_below),
+                None => cmd.arg("").arg(""),
+            };
             cmd.arg(permits);
         };
         self.ask(&ACQUIRE, &keys, &rate, head).await

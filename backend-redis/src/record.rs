@@ -22,6 +22,10 @@ const ENTRY: usize = 74;
 
 const CANCEL_REQUESTED: u8 = 1;
 const WAITED_ON: u8 = 2;
+/// The job stands for several enqueues, and how many comes before the worker.
+const COALESCED: u8 = 4;
+/// Where an entry has its flags.
+const FLAGS_AT: usize = 35;
 
 /// What the store has of one job.
 #[derive(Clone, Debug)]
@@ -86,6 +90,7 @@ struct Entry {
     attempts: u32,
     crashes: u32,
     runs: u32,
+    coalesced: u32,
     started_at: Option<Timestamp>,
     till: Option<Timestamp>,
     term: i64,
@@ -164,6 +169,7 @@ impl Entry {
         let failure = reason_of(from.u8()?);
         let (attempts, crashes, runs) = (from.u32()?, from.u32()?, from.u32()?);
         let (started_at, till, term) = (instant(from.i64()?), instant(from.i64()?), from.i64()?);
+        let coalesced = if flags & COALESCED != 0 { from.u32()? } else { 1 };
         let worker = std::str::from_utf8(from.0).map_err(|_| Unreadable)?;
         let worker = if worker.is_empty() { None } else { Some(WorkerId::new(worker).map_err(|_| Unreadable)?) };
         Ok(Entry {
@@ -179,6 +185,7 @@ impl Entry {
             attempts,
             crashes,
             runs,
+            coalesced,
             started_at,
             till,
             term,
@@ -204,6 +211,7 @@ impl Entry {
             attempts: 0,
             crashes: 0,
             runs: 0,
+            coalesced: 1,
             started_at: None,
             till: None,
             term: 0,
@@ -226,6 +234,7 @@ impl Entry {
             attempts: 0,
             crashes: 0,
             runs: 0,
+            coalesced: 1,
             started_at: None,
             till: None,
             term: 0,
@@ -255,6 +264,7 @@ pub(crate) fn read(queue: &QueueName, parts: JobParts, kinds: &mut Kinds) -> Job
         attempts: entry.attempts,
         crashes: entry.crashes,
         runs: entry.runs,
+        coalesced: entry.coalesced,
         cancel_requested: entry.flags & CANCEL_REQUESTED != 0,
         created_at: Timestamp::from_micros(created_at),
         due_at: entry.due_at,
@@ -367,17 +377,21 @@ pub(crate) fn claimed(
         attempts: 0,
         crashes: 0,
         run: 1,
+        coalesced: 1,
         created_at,
         started_at: now,
         checkpoint: None,
         solo,
     };
     if !extra.is_empty() {
-        let entry = Entry::read(extra.get(..ENTRY).ok_or(Unreadable)?)?;
+        let is_coalesced = extra.get(FLAGS_AT).is_some_and(|flags| flags & COALESCED != 0);
+        let end = if is_coalesced { ENTRY + 4 } else { ENTRY };
+        let entry = Entry::read(extra.get(..end).ok_or(Unreadable)?)?;
+        claim.coalesced = entry.coalesced;
         claim.lease.epoch = entry.epoch;
         (claim.attempts, claim.crashes, claim.run) = (entry.attempts, entry.crashes, entry.runs);
         claim.started_at = entry.started_at.unwrap_or(now);
-        claim.checkpoint = payload_of(&extra.slice(ENTRY..))?;
+        claim.checkpoint = payload_of(&extra.slice(end..))?;
     }
     Ok(claim)
 }
@@ -397,7 +411,10 @@ pub(crate) fn write(record: &JobRecord) -> JobParts {
     let till = if ended { record.finished_at } else { record.lease_until };
     let term =
         if ended { record.prune_at.map_or(0, Timestamp::as_micros) } else { record.lease_term.map_or(0, micros) };
-    let flags = u8::from(record.cancel_requested) * CANCEL_REQUESTED + u8::from(record.waited_on) * WAITED_ON;
+    let is_coalesced = record.coalesced > 1;
+    let flags = u8::from(record.cancel_requested) * CANCEL_REQUESTED
+        + u8::from(record.waited_on) * WAITED_ON
+        + u8::from(is_coalesced) * COALESCED;
     let mut entry = Vec::with_capacity(ENTRY + 40);
     entry.push(record.state.number());
     entry.extend(record.epoch.to_be_bytes());
@@ -417,6 +434,9 @@ pub(crate) fn write(record: &JobRecord) -> JobParts {
     entry.extend(record.started_at.map_or(0, Timestamp::as_micros).to_be_bytes());
     entry.extend(till.map_or(0, Timestamp::as_micros).to_be_bytes());
     entry.extend(term.to_be_bytes());
+    if is_coalesced {
+        entry.extend(record.coalesced.to_be_bytes());
+    }
     entry.extend(record.worker.iter().flat_map(|worker| worker.as_bytes()));
     JobParts { id: record.id(), spec: stored.into(), entry: entry.into(), notes: notes.map(Bytes::from) }
 }

@@ -55,7 +55,7 @@ impl Script {
         named(answer, link, queue, answers).await
     }
 
-    /// Calls a script that is about no queue, on these keys. They are all of one type.
+    /// Calls a script that is about no queue, on these keys.
     pub(crate) async fn call_on(
         &self,
         link: &Link,
@@ -149,15 +149,15 @@ macro_rules! scripts {
 
 scripts! {
     // Refused when the server is at its memory limit; everything else works on, so that a full server can be emptied.
-    ENQUEUE = "enqueue", "", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "put"];
+    ENQUEUE = "enqueue", "", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "meet" "put"];
     EXCHANGE = "exchange", "allow-oom",
-        ["names" "pack" "turn" "record" "rate" "lanes" "leave" "letter" "finish" "put" "settle" "claim"];
+        ["names" "pack" "turn" "record" "rate" "lanes" "leave" "letter" "finish" "meet" "put" "settle" "claim"];
     RENEW = "renew", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish"];
     ANNOTATE = "annotate", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish"];
     SWEEP = "sweep", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "letter" "finish" "settle" "claim"];
     WATCH = "watch", "allow-oom", ["names" "pack" "turn" "record"];
     QUARANTINE = "quarantine", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "settle" "claim"];
-    DELIVER = "deliver", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "put"];
+    DELIVER = "deliver", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "meet" "put"];
     ACT = "act", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "letter" "finish" "walk"];
     CONFIGURE = "configure", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "config"];
     LANE = "lane", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish"];

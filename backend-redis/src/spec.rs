@@ -72,11 +72,17 @@ pub(crate) fn write(spec: &JobSpec, to: &mut Vec<u8>) {
         let (mode, span) = match dedup.mode {
             DedupMode::UntilFinished => (0, Duration::ZERO),
             DedupMode::For(span) => (1, span),
+            DedupMode::Debounce(span) => (3, span),
+            DedupMode::KeepLatest => (4, Duration::ZERO),
+            DedupMode::Coalesce { max_wait, .. } => (5, max_wait),
             _ => (2, Duration::ZERO),
         };
         to.push(mode);
         to.extend(micros(span).to_be_bytes());
         text(&dedup.key, to);
+        if let DedupMode::Coalesce { count, .. } = dedup.mode {
+            to.extend(count.to_be_bytes());
+        }
     }
     if traits & traits::BUDGETS != 0 {
         to.extend(options.max_attempts.to_be_bytes());
@@ -226,6 +232,9 @@ pub(crate) fn read(queue: &QueueName, id: JobId, stored: &Bytes, kinds: &mut Kin
             0 => DedupMode::UntilFinished,
             1 => DedupMode::For(span),
             2 => DedupMode::WhileKept,
+            3 => DedupMode::Debounce(span),
+            4 => DedupMode::KeepLatest,
+            5 => DedupMode::Coalesce { count: from.u32()?, max_wait: span },
             _ => return Err(Unreadable),
         };
         spec.dedup = Some(Dedup { key, mode });

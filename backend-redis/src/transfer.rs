@@ -53,6 +53,9 @@ impl Transfer for RedisStorage {
     }
 
     async fn restore(&self, queue: &QueueName, page: DumpPage) -> Result<RestoreAnswer, StorageError> {
+        if let Some(config) = &page.config {
+            config.check(queue)?;
+        }
         if let Some(stray) = page.jobs.iter().find(|record| record.spec.queue != *queue) {
             return Err(invalid(format!("a job of the queue {} can't be restored to {queue}", stray.spec.queue)));
         }
@@ -169,10 +172,11 @@ fn is_implied(entry: &[u8], stored: &[u8]) -> bool {
     entry.split_at_checked(9).is_some_and(|(first, rest)| zero(first) && rest.strip_prefix(head).is_some_and(zero))
 }
 
-/// A hold: who, and until when, where zero stands for no end.
+/// A hold: who, and until when, where zero stands for no end; then who is pending, if anybody is.
 fn hold_bytes(holder: &Holder) -> Vec<u8> {
     let until = holder.until.map_or(0, |until| if until.as_micros() == 0 { 1 } else { until.as_micros() });
-    [&holder.id.as_bytes()[..], &until.to_be_bytes()].concat()
+    let pending = holder.pending.map(|id| *id.as_bytes());
+    [&holder.id.as_bytes()[..], &until.to_be_bytes(), pending.as_ref().map_or(&[], |id| &id[..])].concat()
 }
 
 /// Adds the keys of one step to those held, and answers the scan's cursor.
@@ -183,8 +187,10 @@ fn keys_of(step: Value, held: &mut BTreeMap<DedupKey, Holder>) -> Result<Bytes, 
         let (key, hold) = (key?, values.next().ok_or(Unreadable)??);
         let key = std::str::from_utf8(&key).ok().and_then(|key| DedupKey::new(key).ok());
         let (id, until) = hold.split_at_checked(16).ok_or(Unreadable)?;
-        let until = Some(Reader(until).i64()?).filter(|until| *until != 0).map(Timestamp::from_micros);
-        held.insert(key.ok_or(Unreadable)?, Holder { id: id_of(id)?, until });
+        let mut rest = Reader(until);
+        let until = Some(rest.i64()?).filter(|until| *until != 0).map(Timestamp::from_micros);
+        let pending = if rest.0.is_empty() { None } else { Some(id_of(rest.0)?) };
+        held.insert(key.ok_or(Unreadable)?, Holder { id: id_of(id)?, until, pending });
     }
     Ok(cursor)
 }

@@ -2,7 +2,7 @@
 
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{JobId, JobState, LaneKey, QueueName, Slot};
-use ferroq_core::policy::dedup::{DedupMode, Exit, Holder};
+use ferroq_core::policy::dedup::{Exit, Holder};
 use ferroq_core::policy::enqueue::{expiry, line, place};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
@@ -44,7 +44,11 @@ impl Unit<'_> {
                 for id in ids {
                     // One by one, because an act on one may free or take the dedup key of the next.
                     let answer = match self.by_ids(at, [id]).await?.remove(id) {
-                        Some(row) => self.act_on(at, row, &request.act).await?,
+                        Some(row) => {
+                            let answer = self.act_on(at, row, &request.act).await?;
+                            self.place_heirs().await?;
+                            answer
+                        }
                         None => ActAnswer::NotFound,
                     };
                     report.answers.push((*id, answer));
@@ -55,13 +59,20 @@ impl Unit<'_> {
                 let (rows, next) = self.walk(number, filter, *after, *max_items, false).await?;
                 report.next = next;
                 let (now, name) = (self.queues[at].now, self.queues[at].name.clone());
-                for row in rows {
+                let mut moved = Vec::new();
+                for mut row in rows {
                     let kind = self.kind_name(row.kind).await?;
                     if row.record(&name, kind.as_ref()).is_none_or(|record| !filter.matches(&record, now)) {
                         continue;
                     }
                     let id: JobId = row.id;
+                    if moved.contains(&id)
+                        && let Some(present) = self.by_ids(at, [&id]).await?.remove(&id)
+                    {
+                        row = present;
+                    }
                     let answer = self.act_on(at, row, &request.act).await?;
+                    moved.extend(self.place_heirs().await?);
                     report.answers.push((id, answer));
                 }
             }
@@ -155,7 +166,7 @@ impl Unit<'_> {
                 Some(holder) if holder.id != row.id => return Ok(ActAnswer::DedupHeld(holder.id)),
                 _ => {}
             }
-            if !matches!(dedup.mode, DedupMode::For(_)) {
+            if dedup.mode.is_taken_again() {
                 self.take_key(number, dedup.key.as_str(), Holder::take(row.id, dedup.mode, now));
             }
         }
@@ -292,6 +303,7 @@ impl Unit<'_> {
         self.queues[at].hint_control = true;
         let left: i64 = self.queues[at].counts.iter().sum();
         if left > 0 && next.is_some() {
+            self.place_heirs().await?;
             return Ok(ObliterateAnswer::More(went));
         }
         let (low, high) = key_range(number);

@@ -20,6 +20,8 @@ const WAITED_ON: i64 = 2;
 /// Above the flags: the priority that the job was enqueued with, as its difference from the default, so that most rows
 /// have none.
 const SPEC_PRIORITY_SHIFT: u32 = 8;
+/// Above that: for how many enqueues beyond its own the job stands.
+const COALESCED_SHIFT: u32 = 16;
 
 /// A record, or a part of it, can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,11 @@ fn reason_from(number: i64) -> FailReason {
     }
 }
 
+/// A payload's codec and version as they are stored.
+pub(crate) fn format_of(payload: &Payload) -> i64 {
+    i64::from(payload.codec.number()) | i64::from(payload.version) << 8
+}
+
 /// The rare parts of a spec as they are stored: nothing if there are none.
 pub(crate) fn extra_of(spec: &JobSpec) -> Option<Box<[u8]>> {
     let plain = is_default(&spec.options);
@@ -75,13 +82,13 @@ pub(crate) fn notes_of(notes: &Notes) -> Option<Box<[u8]>> {
 impl Row {
     /// A new job's row, Waiting or Delayed.
     pub(crate) fn new(queue: i64, seq: i64, kind: i64, spec: &JobSpec, now: Timestamp) -> Row {
-        let (state, due_at) = ferroq_core::policy::enqueue::place(spec.start, now);
+        let (state, due_at) = ferroq_core::policy::enqueue::place(ferroq_core::policy::dedup::start(spec), now);
         let mut row = Row {
             key: key(queue, seq),
             place: 0,
             rank: 0,
             kind,
-            format: i64::from(spec.payload.codec.number()) | i64::from(spec.payload.version) << 8,
+            format: format_of(&spec.payload),
             priority: i64::from(spec.priority.0),
             epoch: 0,
             attempts: 0,
@@ -122,6 +129,7 @@ impl Row {
         row.crashes = record.crashes;
         row.runs = record.runs;
         row.flags = flags(record.spec.priority, record.cancel_requested, record.waited_on);
+        row.set_coalesced(record.coalesced);
         row.due_at = record.due_at;
         row.expires_at = record.expires_at;
         row.started_at = record.started_at;
@@ -178,6 +186,15 @@ impl Row {
 
     pub(crate) fn set_cancel_requested(&mut self, asked: bool) {
         self.flags = if asked { self.flags | CANCEL_REQUESTED } else { self.flags & !CANCEL_REQUESTED };
+    }
+
+    pub(crate) fn coalesced(&self) -> u32 {
+        u32::try_from((self.flags >> COALESCED_SHIFT) & i64::from(u32::MAX)).unwrap_or(0).saturating_add(1)
+    }
+
+    pub(crate) fn set_coalesced(&mut self, enqueues: u32) {
+        self.flags &= (1 << COALESCED_SHIFT) - 1;
+        self.flags |= i64::from(enqueues.saturating_sub(1)) << COALESCED_SHIFT;
     }
 
     pub(crate) fn waited_on(&self) -> bool {
@@ -310,6 +327,7 @@ impl Row {
             attempts: self.attempts,
             crashes: self.crashes,
             runs: self.runs,
+            coalesced: self.coalesced(),
             cancel_requested: self.cancel_requested(),
             created_at: self.created_at,
             due_at: self.due_at,

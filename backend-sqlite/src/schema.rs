@@ -97,6 +97,7 @@ CREATE TABLE IF NOT EXISTS ferroq_dedup (
     key TEXT NOT NULL,
     holder BLOB NOT NULL,
     until INTEGER,
+    pending BLOB,
     PRIMARY KEY (queue, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS ferroq_dedup_by_until ON ferroq_dedup (queue, until) WHERE until IS NOT NULL;

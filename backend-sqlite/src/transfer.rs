@@ -5,19 +5,19 @@ use std::collections::HashSet;
 use ferroq_core::Timestamp;
 use ferroq_core::clock::micros;
 use ferroq_core::job::{DedupKey, JobId, JobState, QueueName};
-use ferroq_core::policy::dedup::Holder;
 use ferroq_core::storage::{DedupEntry, DumpPage, JobFilter, ListCursor, RestoreAnswer, StorageError};
 use sqlx::Row as _;
 
 use crate::error::{invalid, unexpected};
-use crate::jobs::read_id;
+use crate::jobs::{read_holder, read_id};
 use crate::record::{ids_json, numbers_json};
 use crate::row::{Row, key, key_range};
+use crate::script::Value;
 use crate::unit::Unit;
 
 /// All keys of a queue, by the primary key of `ferroq_dedup`.
-const KEYS: &str = "SELECT holder,until,key FROM ferroq_dedup WHERE queue=? ORDER BY key";
-const KEEP_KEY: &str = "INSERT INTO ferroq_dedup (queue,key,holder,until) VALUES (?,?,?,?) \
+const KEYS: &str = "SELECT key,holder,until,pending FROM ferroq_dedup WHERE queue=? ORDER BY key";
+const KEEP_KEY: &str = "INSERT INTO ferroq_dedup (queue,key,holder,until,pending) VALUES (?,?,?,?,?) \
     ON CONFLICT (queue,key) DO NOTHING";
 const EXISTING: &str = "SELECT id FROM (SELECT unhex(value) AS wanted FROM json_each(?)) CROSS JOIN ferroq_jobs \
     INDEXED BY ferroq_jobs_by_id ON id=wanted AND key BETWEEN ? AND ?";
@@ -25,6 +25,9 @@ const TAKEN: &str = "SELECT key FROM ferroq_jobs WHERE key IN (SELECT value FROM
 
 /// Refuses pages that can't be of this queue.
 pub(crate) fn check(queue: &QueueName, page: &DumpPage) -> Result<(), StorageError> {
+    if let Some(config) = &page.config {
+        config.check(queue)?;
+    }
     let mut seqs = HashSet::with_capacity(page.jobs.len());
     for record in &page.jobs {
         if record.spec.queue != *queue {
@@ -59,9 +62,8 @@ impl Unit<'_> {
             page.config = Some(self.queues[at].config.clone());
             let [rows] = self.ask([(KEYS, vec![number.into()])]).await?;
             for row in &rows {
-                let until: Option<i64> = row.try_get(1).map_err(|_| unexpected("a dedup key"))?;
-                let key: String = row.try_get(2).map_err(|_| unexpected("a dedup key"))?;
-                let holder = Holder { id: read_id(row, 0)?, until: until.map(Timestamp::from_micros) };
+                let key: String = row.try_get(0).map_err(|_| unexpected("a dedup key"))?;
+                let holder = read_holder(row)?;
                 page.dedup.extend(DedupKey::new(key).ok().map(|key| DedupEntry { key, holder }));
             }
         }
@@ -83,7 +85,8 @@ impl Unit<'_> {
         for entry in &page.dedup {
             let until = entry.holder.until.map(Timestamp::as_micros);
             let holder = entry.holder.id.as_bytes().to_vec();
-            let values = [number.into(), entry.key.as_str().into(), holder.into(), until.into()];
+            let pending = entry.holder.pending.map_or(Value::Null, |id| Value::Blob(id.as_bytes().to_vec()));
+            let values = [number.into(), entry.key.as_str().into(), holder.into(), until.into(), pending];
             self.script.add(KEEP_KEY, values);
         }
         let (low, high) = key_range(number);

@@ -4,19 +4,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{ErrorKind, FailReason, JobId, JobKind, JobRecord, JobSpec, JobState, QueueName, Slot};
-use ferroq_core::policy::dedup::{DedupMode, Exit};
+use ferroq_core::policy::dedup::Exit;
 use ferroq_core::policy::retention::{WAITED_ON_KEEP, prune_at, prune_quota};
 use ferroq_core::storage::StorageError;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use crate::error::{storage_error, unexpected};
+use crate::jobs::LetGo;
 use crate::limits::LimiterMark;
 use crate::memory::{self, Ahead, Known};
 use crate::names::Names;
@@ -30,10 +30,6 @@ const NEW_QUEUE: &str = "INSERT INTO ferroq_queues (name,config,last,attended_at
 const KIND_NUMBER: &str = "INSERT INTO ferroq_names (name) VALUES (?) ON CONFLICT (name) DO UPDATE SET name=name \
     RETURNING number";
 const KIND_NAME: &str = "SELECT name FROM ferroq_names WHERE number=?";
-const FREE_KEY: &str = "DELETE FROM ferroq_dedup WHERE queue=? AND key=? AND holder=?";
-/// Frees whatever a job holds, and what it holds for a time only if the last argument says so. Reads all of the queue's
-/// keys, which only a damaged row is worth.
-const FREE_ANY: &str = "DELETE FROM ferroq_dedup WHERE queue=? AND holder=? AND (until IS NULL OR ?)";
 const LEFT_OUT: &str = "SELECT notes,payload FROM ferroq_jobs WHERE key=?";
 const NOTES: &str = "SELECT notes FROM ferroq_jobs WHERE key=?";
 const PAYLOAD: &str = "SELECT payload FROM ferroq_jobs WHERE key=?";
@@ -74,6 +70,8 @@ pub(crate) struct Unit<'c> {
     pub(crate) letters: Vec<Arc<JobSpec>>,
     pub(crate) saves: BTreeMap<i64, Row>,
     removes: Vec<i64>,
+    /// Keys that may have to go to a pending job.
+    pub(crate) let_go: Vec<LetGo>,
     /// Jobs that completed without leaving anything, by prune time.
     completes: BTreeMap<(i64, i64), Vec<i64>>,
     /// An error that SQLite itself gave lies in the request's data.
@@ -107,6 +105,7 @@ impl<'c> Unit<'c> {
             letters: Vec::new(),
             saves: BTreeMap::new(),
             removes: Vec::new(),
+            let_go: Vec::new(),
             completes: BTreeMap::new(),
             request_at_fault: false,
             known: None,
@@ -358,23 +357,6 @@ impl<'c> Unit<'c> {
         self.removes.push(key);
     }
 
-    /// Frees the row's dedup key, if its mode says so and the job still holds it.
-    pub(crate) fn free_key(&mut self, row: &Row, exits: &[Exit]) {
-        let extra = row.extra();
-        if extra.is_err() {
-            // Which key it is can't be read, nor its mode. A job that is kept but can't run must not hold it for ever.
-            let timed = exits.iter().any(|exit| DedupMode::For(Duration::ZERO).frees(*exit));
-            let holder = row.id.as_bytes().to_vec();
-            self.script.add(FREE_ANY, [row.queue().into(), holder.into(), i64::from(timed).into()]);
-            return;
-        }
-        let Some(dedup) = extra.ok().flatten().and_then(|extra| extra.dedup) else { return };
-        if exits.iter().any(|exit| dedup.mode.frees(*exit)) {
-            let holder = row.id.as_bytes().to_vec();
-            self.script.add(FREE_KEY, [row.queue().into(), dedup.key.as_str().into(), holder.into()]);
-        }
-    }
-
     /// Ends a job that was counted out: keeps or removes its record, frees its key, tells its watchers.
     pub(crate) fn end(&mut self, at: usize, mut row: Row, state: JobState, failure: Option<FailReason>) -> Option<Row> {
         if let Some(reason) = failure.filter(|_| self.has_dead_letter(at)) {
@@ -437,6 +419,7 @@ impl<'c> Unit<'c> {
 
     /// Ends a call: what it added to the ended states may push older records out.
     pub(crate) async fn end_call(&mut self) -> Result<(), StorageError> {
+        self.place_heirs().await?;
         for at in 0..self.queues.len() {
             self.prune_by_count(at).await?;
             self.follow_clock(at).await?;

@@ -176,6 +176,9 @@ async fn calls_that_share_a_transaction_keep_their_own_answers() {
 async fn damaged_rows_are_quarantined_and_their_neighbours_are_not() {
     let (directory, storage) = store().await;
     let jobs: Vec<_> = (0..6).map(|_| job()).collect();
+    let mut config = ferroq_core::storage::QueueConfig::default();
+    config.dead_letter = Some(QueueName::new("dead").expect("a name"));
+    storage.configure(&queue(), config).await.expect("configured");
     storage.enqueue(request(jobs.clone())).await.expect("enqueued");
     let mut conn = app(directory.path()).await;
     sql(&mut conn, "UPDATE ferroq_jobs SET extra=CAST('{bad' AS BLOB) WHERE key&255=1").await;
@@ -190,6 +193,8 @@ async fn damaged_rows_are_quarantined_and_their_neighbours_are_not() {
     let record = storage.job(Some(&queue()), jobs[0].id).await.expect("a look").expect("the record");
     assert_eq!((record.state, record.failure), (JobState::Failed, Some(FailReason::Quarantined)));
     assert!(storage.events(&queue(), Default::default(), 100).await.expect("events").events.len() >= 12);
+    // What can't be read can't be carried.
+    assert_eq!(storage.queues().await.expect("queues"), [queue()]);
 }
 
 #[tokio::test]

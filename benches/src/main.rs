@@ -3,10 +3,12 @@
 
 mod backlog;
 mod dead_letter;
+mod dedup;
 mod drain;
 mod enqueue;
 mod idle;
 mod latency;
+mod limiter;
 mod memory;
 mod report;
 mod store;
@@ -79,6 +81,8 @@ async fn all(bench: &mut Bench) -> Result<(), BenchError> {
     drain::run(bench).await?;
     backlog::run(bench).await?;
     dead_letter::run(bench).await?;
+    dedup::run(bench).await?;
+    limiter::run(bench).await?;
     memory::run(bench).await?;
     latency::run(bench).await?;
     idle::run(bench).await

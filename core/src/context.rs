@@ -179,6 +179,12 @@ impl<S> Context<S> {
         &self.state
     }
 
+    /// For how many enqueues the job stands; more than 1 only under
+    /// [`DedupMode::Coalesce`](crate::policy::dedup::DedupMode::Coalesce). The same in every run.
+    pub fn coalesced(&self) -> u32 {
+        self.run.claim.coalesced
+    }
+
     /// The job's id.
     pub fn id(&self) -> JobId {
         self.run.claim.lease.id

@@ -12,7 +12,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::codec;
 use crate::context::{Context, Run, StopReason};
 use crate::handler::{Ending, Handler, JobError, text_of};
-use crate::job::{CodecTag, Job, JobId, JobOptions, JobRecord, JobSpec, Payload, Progress, QueueName};
+use crate::job::{CodecTag, Job, JobId, JobOptions, JobRecord, JobSpec, Origin, Payload, Progress, QueueName};
 use crate::storage::{Claim, JobFilter, Lease};
 use crate::worker::{WorkerBuilder, WorkerError, WorkerReport};
 
@@ -92,6 +92,8 @@ pub struct Perform<J, S> {
     crashes: u32,
     options: JobOptions,
     checkpoint: Option<Payload>,
+    coalesced: u32,
+    origin: Option<Arc<Origin>>,
     stopped: Option<StopReason>,
 }
 
@@ -106,6 +108,8 @@ pub fn perform<J: Job>(client: &Client, job: J) -> Perform<J, ()> {
         crashes: 0,
         options: J::options(),
         checkpoint: None,
+        coalesced: 1,
+        origin: None,
         stopped: None,
     }
 }
@@ -121,6 +125,8 @@ impl<J: Job, S: Send + Sync + 'static> Perform<J, S> {
             crashes: self.crashes,
             options: self.options,
             checkpoint: self.checkpoint,
+            coalesced: self.coalesced,
+            origin: self.origin,
             stopped: self.stopped,
         }
     }
@@ -128,6 +134,18 @@ impl<J: Job, S: Send + Sync + 'static> Perform<J, S> {
     /// Lets the handler think that this is its n-th attempt.
     pub fn attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt.max(1);
+        self
+    }
+
+    /// Tells the handler that the job stands for so many enqueues.
+    pub fn coalesced(mut self, enqueues: u32) -> Self {
+        self.coalesced = enqueues;
+        self
+    }
+
+    /// Tells the handler that the job failed before, and was a dead letter or still is one.
+    pub fn origin(mut self, origin: Origin) -> Self {
+        self.origin = Some(Arc::new(origin));
         self
     }
 
@@ -155,6 +173,7 @@ impl<J: Job, S: Send + Sync + 'static> Perform<J, S> {
         let payload = codec::encode_job(&self.job, self.client.payload_bytes_max())?;
         let mut spec = JobSpec::new(QueueName::new(J::QUEUE)?, crate::job::JobKind::new(J::NAME)?, payload);
         spec.options = Arc::new(self.options);
+        spec.origin = self.origin;
         let now = SystemClock.now();
         let claim = Claim {
             lease: Lease { id: spec.id, epoch: now.as_micros() },
@@ -162,6 +181,7 @@ impl<J: Job, S: Send + Sync + 'static> Perform<J, S> {
             attempts: self.attempt - 1,
             crashes: self.crashes,
             run: self.attempt,
+            coalesced: self.coalesced,
             created_at: now,
             started_at: now,
             checkpoint: self.checkpoint,

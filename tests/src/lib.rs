@@ -3,9 +3,11 @@
 //! child programs in `src/bin` need the same jobs as the tests.
 
 pub mod child;
+pub mod dedup;
 pub mod disk;
 pub mod fixtures;
 pub mod jobs;
+pub mod limits;
 pub mod logs;
 pub mod redis;
 pub mod script;

@@ -14,7 +14,7 @@ const END: &str = "<!-- end of states -->";
 
 fn diagram() -> String {
     let mut text =
-        "```mermaid\nstateDiagram-v2\n    [*] --> Waiting: enqueue\n    [*] --> Delayed: enqueue with a delay\n"
+        "```mermaid\nstateDiagram-v2\n    [*] --> Waiting: enqueue\n    [*] --> Delayed: enqueue with a delay\n    [*] --> Blocked: enqueue behind a dedup key's holder\n"
             .to_owned();
     for from in JobState::ALL {
         for to in JobState::ALL {

@@ -9,6 +9,7 @@ use ferroq_core::context::Context;
 use ferroq_core::handler::JobResult;
 use ferroq_core::job::{Job, JobId, JobKind, JobOptions, JobState, QueueName, WorkerId};
 use ferroq_core::policy::dedup::DedupMode;
+use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{ActAnswer, ClaimSpec, Outcome, SettleAnswer, Settlement, Storage, StorageExt};
 use ferroq_core::worker::Worker;
 use ferroq_testkit::faults::{Polled, polled};
@@ -110,6 +111,30 @@ async fn an_enqueue_dropped_at_any_await_happened_whole_or_not_at_all() {
         let dump = settled_down(&store.storage).await;
         assert!(dump.jobs.iter().all(|record| record.state == JobState::Completed), "{}", store.name);
         assert_eq!(dump.dedup, [], "{}", store.name);
+    }
+}
+
+#[tokio::test]
+async fn a_question_to_a_limiter_dropped_at_any_await_took_all_its_permits_or_none() {
+    for store in each().await {
+        let client = Client::new(store.storage.clone());
+        let limiter = client.limiter("limiter", Rate::per_day(10_000));
+        let mut remaining = 10_000;
+        for polls in 0.. {
+            assert!(polls < POLLS_MAX, "{}: it never ends", store.name);
+            let ended = polled(polls, limiter.acquire(3)).await;
+            settled_down(&store.storage).await;
+            let now = limiter.peek(1).await.expect("peek").remaining;
+            match &ended {
+                Polled::Ready(answer) => {
+                    assert!(answer.as_ref().is_ok_and(|answer| answer.granted && answer.remaining == now));
+                    assert_eq!(now, remaining - 3, "{}", store.name);
+                    break;
+                }
+                Polled::Dropped => assert!(now == remaining || now == remaining - 3, "{}", store.name),
+            }
+            remaining = now;
+        }
     }
 }
 

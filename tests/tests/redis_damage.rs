@@ -23,6 +23,8 @@ use ferroq_tests::wait::seed;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+/// Where copies of jobs go that failed for good.
+const LETTERS: &str = "letters";
 const HOUR: Duration = Duration::from_secs(3600);
 const OTHER: &str = "other.kind";
 
@@ -235,6 +237,8 @@ async fn check(
 ) {
     let mut scene = Scene::new(Fixture::new(storage.clone(), clock.clone(), ()));
     scene.queue = queue_name(&format!("{scenario:?}-{part:?}-{name}"));
+    // A copy of what fails is made of whatever can be read.
+    scene.configure(|config| config.dead_letter = Some(queue_name(LETTERS))).await;
     let queue = Queue { server, namespace, scene, scenario };
     let (ids, leases) = queue.prepare(damages.len() + 2).await;
     // The good ones are the first and the last, so that the damaged are amidst.
@@ -295,6 +299,7 @@ async fn check(
     }
     queue.serve(&what).await;
     audit(storage.as_ref(), &queue.scene.queue).await;
+    audit(storage.as_ref(), &queue_name(LETTERS)).await;
 }
 
 type Damage = Box<dyn Fn(&[u8]) -> Vec<u8>>;

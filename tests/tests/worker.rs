@@ -10,7 +10,8 @@ use std::time::Duration;
 use ferroq::prelude::*;
 use ferroq::testing::{self, Performed};
 use ferroq::{
-    ActAnswer, ErrorKind, FailReason, JobFilter, JobState, Priority, QueueConfig, Retention, StopReason, WaitError,
+    ActAnswer, EnqueueAnswer, ErrorKind, FailReason, JobFilter, JobState, Priority, QueueConfig, Retention, StopReason,
+    WaitError,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -498,7 +499,7 @@ async fn a_batch_of_mixed_jobs_answers_in_its_own_order() {
     let (_, left) = jobs.enqueue(Mark { side: "left".into() }).into_spec().unwrap();
     let (_, sum) = jobs.enqueue(Sum { numbers: vec![] }).into_spec().unwrap();
     let answers = jobs.enqueue_batch(vec![left.clone(), sum.clone(), left.clone()]).await.unwrap();
-    use ferroq::EnqueueAnswer::{Duplicate, Inserted};
+    use EnqueueAnswer::{Duplicate, Inserted};
     assert_eq!(answers, [Inserted, Inserted, Duplicate(left.id)]);
     assert_eq!(jobs.queues().await.unwrap().iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["left", "work"]);
 }
@@ -511,4 +512,63 @@ async fn a_job_too_old_to_start_fails_as_expired() {
     worker(&jobs, &stage).run_until_idle().await.unwrap();
     let Err(WaitError::Failed { reason, .. }) = handle.wait().await else { panic!("it must fail") };
     assert_eq!((reason, stage.runs.load(Ordering::SeqCst)), (FailReason::Expired, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_debounced_job_runs_once_with_the_last_payload() {
+    let jobs = client().await;
+    let enqueue = |n| jobs.enqueue(Sum { numbers: vec![n] }).dedup("page", DedupMode::Debounce(SECOND));
+    let first = enqueue(1).await.unwrap();
+    let worker = Worker::new(&jobs).handle(sum);
+    let later = async {
+        for n in 2..=5 {
+            tokio::time::sleep(SECOND / 2).await;
+            let again = enqueue(n).await.unwrap();
+            assert_eq!((again.answer(), again.id()), (EnqueueAnswer::Replaced(first.id()), first.id()));
+        }
+        first.wait().await.unwrap()
+    };
+    let sum_of_last = Arc::new(AtomicU32::new(0));
+    let seen = sum_of_last.clone();
+    worker.run_until(async move { seen.store(later.await as u32, Ordering::SeqCst) }).await.unwrap();
+    assert_eq!(sum_of_last.load(Ordering::SeqCst), 5);
+    assert_eq!(jobs.queue("work").unwrap().counts().await.unwrap().completed, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_by_payload_is_that_of_the_value() {
+    let jobs = client().await;
+    let enqueue =
+        |numbers: &[u64]| jobs.enqueue(Sum { numbers: numbers.to_vec() }).dedup_by_payload(DedupMode::UntilFinished);
+    let first = enqueue(&[1, 2]).await.unwrap();
+    assert_eq!(enqueue(&[1, 2]).await.unwrap().answer(), EnqueueAnswer::Duplicate(first.id()));
+    assert_eq!(enqueue(&[2, 1]).await.unwrap().answer(), EnqueueAnswer::Inserted);
+    let bulk = jobs.enqueue_all([vec![3], vec![1, 2], vec![3]].map(|numbers| Sum { numbers }));
+    let bulk = bulk.dedup_by_payload(DedupMode::UntilFinished).await.unwrap();
+    assert_eq!(bulk.iter().map(|handle| handle.is_duplicate()).collect::<Vec<_>>(), [false, true, true]);
+    assert_eq!((bulk[1].id(), bulk[2].id()), (first.id(), bulk[0].id()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mode_that_gives_the_start_refuses_another() {
+    let jobs = client().await;
+    let coalesce = DedupMode::Coalesce { count: 3, max_wait: SECOND };
+    for (mode, name) in [(DedupMode::Debounce(SECOND), "Debounce"), (coalesce, "Coalesce")] {
+        let enqueue = || jobs.enqueue(Sum { numbers: vec![] });
+        let all = || jobs.enqueue_all([Sum { numbers: vec![] }]).delay(SECOND);
+        let refusals = [
+            enqueue().dedup("a", mode).delay(SECOND).await.unwrap_err(),
+            enqueue().dedup("a", mode).run_at(std::time::SystemTime::now() + DAY).await.unwrap_err(),
+            enqueue().dedup_by_payload(mode).delay(SECOND).await.unwrap_err(),
+            all().dedup_by(|_| "a", mode).await.unwrap_err(),
+            all().dedup_by_payload(mode).await.unwrap_err(),
+        ];
+        for refusal in refusals {
+            assert!(refusal.to_string().contains(name), "{refusal}");
+        }
+        let (_, mut spec) = enqueue().dedup("a", mode).into_spec().unwrap();
+        Arc::make_mut(&mut spec).start = ferroq::Start::After(SECOND);
+        assert!(jobs.enqueue_batch(vec![spec]).await.is_err());
+    }
+    assert_eq!(jobs.queues().await.unwrap(), []);
 }

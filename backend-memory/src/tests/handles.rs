@@ -1,7 +1,8 @@
 //! The storage as a whole: repeats, handles, hints, and calls from many threads.
 
 use ferroq_core::job::JobState;
-use ferroq_core::storage::{ErrorCode, ExchangeRequest, Storage};
+use ferroq_core::policy::retention::KeepRule;
+use ferroq_core::storage::{ErrorCode, ExchangeRequest, JobFilter, Storage};
 
 use super::*;
 
@@ -87,6 +88,51 @@ async fn work_is_hinted_where_it_appears_and_control_where_an_operator_acts() {
     let lease = b.take().await.lease;
     b.settle_with(lease, done(), vec![JobSpec { queue: q("z"), ..b.spec() }]).await;
     assert_eq!(there.changed().await, (true, false));
+}
+
+/// Each queue is the other's dead-letter queue, so that both locks are wanted from either side, by settlements, sweeps and
+/// redrives alike.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn threads_that_fail_and_redrive_between_two_queues_lose_none_and_wait_for_none() {
+    const JOBS: usize = 200;
+    const ROUNDS: usize = 40;
+    let b = Arc::new(Bench::new());
+    let ring = [q("a"), q("b")];
+    for (queue, other) in [(&ring[0], &ring[1]), (&ring[1], &ring[0])] {
+        let mut config = b.store.config(queue).await.unwrap();
+        config.dead_letter = Some(other.clone());
+        config.retention.failed = KeepRule::REMOVE;
+        b.store.configure(queue, config).await.unwrap();
+        let jobs = (0..JOBS).map(|_| Arc::new(JobSpec { queue: queue.clone(), ..b.spec() })).collect();
+        b.store.enqueue(EnqueueRequest { call: None, queue: queue.clone(), jobs }).await.unwrap();
+    }
+    let workers = (0..4).map(|number| {
+        let (b, here) = (b.clone(), ring[number % 2].clone());
+        tokio::spawn(async move {
+            for _ in 0..ROUNDS {
+                let claims = b.store.claim(None, &here, asking(&["k"], 10)).await.unwrap().claims;
+                let error = RunError::new(ErrorKind::Abort, "of no use");
+                let settle = |claim: &Claim| {
+                    let outcome = Outcome::Abort { error: error.clone() };
+                    Settlement { lease: claim.lease, outcome, follow_ups: vec![] }
+                };
+                b.store.settle(None, &here, claims.iter().map(settle).collect()).await.unwrap();
+                let on = Selection::Filter { filter: JobFilter::default(), after: None, max_items: 5 };
+                let request = ActRequest { call: None, queue: here.clone(), on, act: Act::Redrive };
+                b.store.act(request).await.unwrap();
+                b.store.sweep(SweepRequest { queue: here.clone(), max_items: 10 }).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        })
+    });
+    for worker in workers.collect::<Vec<_>>() {
+        worker.await.unwrap();
+    }
+    let mut waiting = 0;
+    for queue in &ring {
+        waiting += b.store.counts(queue).await.unwrap().waiting;
+    }
+    assert_eq!(waiting, 2 * JOBS as u64);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,26 +1,18 @@
 -- Takes permits of a limiter, if they may be had. A limiter's keys are these two, and no queue's.
 --
--- Arguments: the clock's reading, or ''; the call's number and the lowest one not acknowledged (8 bytes each), or '' and '';
+-- Arguments: the clock's reading, or ''; the call's number and the lowest one not acknowledged, or '' and '';
 -- how many permits; the limit, and the bounds (see limiter.lua).
 -- Answer: 1 and how many more may be had; or 0, how many may be had, and for how long to wait (8 bytes); or 2 and the
 -- limiter's time (8 bytes), if no bound covers it.
 -- Errors: FERROQ_CORRUPT.
--- Work: bounded by the 128 groups of a limiter, and by the session's open calls.
+-- Work: bounded by the 128 groups of a limiter, and by what the call acknowledges.
 local ANSWERS_KEPT_MS = 600000
-local ANSWER_BYTES = 12
 
-local kept = {}
-local answers = call('GET', KEYS[2])
-if answers then
-  local low = ARGV[3] ~= '' and number(ARGV[3]) or 0
-  for i = 1, #answers - ANSWER_BYTES + 1, ANSWER_BYTES do
-    local of = sub(answers, i, i + 7)
-    if of == ARGV[2] then
-      return { 1, (unpack_bytes('>I4', answers, i + 8)) }
-    end
-    if number(of) >= low then
-      kept[#kept + 1] = sub(answers, i, i + ANSWER_BYTES - 1)
-    end
+local number_of_call = ARGV[2]
+if number_of_call ~= '' then
+  local kept = call('ZRANGEBYSCORE', KEYS[2], number_of_call, number_of_call, 'LIMIT', 0, 1)
+  if kept[1] then
+    return { 1, (unpack_bytes('>I4', kept[1], 9)) }
   end
 end
 local refused = limiter.read(ARGV[1])
@@ -34,21 +26,19 @@ if not bound then
 end
 local free = rate.free(limiter.groups, bound, limiter.now)
 local granted = permits <= free
-local answer
-if granted then
-  rate.take(limiter.groups, bound, limiter.now, permits)
-  answer = { 1, free - permits }
-else
-  answer = limiter.refusal(bound, permits)
-end
+local groups = granted and rate.take(limiter.groups, bound, limiter.now, permits) or limiter.groups
 if granted or limiter.stepped_back then
-  local gone_at = math.min(rate.idle_at(limiter.groups, bound, limiter.now) + LAG_MAX, EXACT_MAX)
+  local gone_at = math.min(rate.idle_at(groups, bound, limiter.now) + LAG_MAX, EXACT_MAX)
   -- The server drops it by its own clock; a state that outlives its time is as if it had never been.
   local left_ms = string.format('%.0f', math.max(math.ceil((gone_at - limiter.clock) / 1000), 1))
-  call('SET', KEYS[1], pack('>i8', gone_at) .. rate.write(limiter.groups), 'PX', left_ms)
+  call('SET', KEYS[1], pack('>i8', gone_at) .. rate.write(groups), 'PX', left_ms)
 end
-if granted and ARGV[2] ~= '' then
-  kept[#kept + 1] = ARGV[2] .. pack('>I4', answer[2])
-  call('SET', KEYS[2], concat(kept), 'PX', ANSWERS_KEPT_MS)
+if not granted then
+  return limiter.refusal(bound, free, permits)
 end
-return answer
+if number_of_call ~= '' then
+  call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. ARGV[3])
+  call('ZADD', KEYS[2], number_of_call, pack('>I8I4', tonumber(number_of_call), free - permits))
+  call('PEXPIRE', KEYS[2], ANSWERS_KEPT_MS)
+end
+return { 1, free - permits }

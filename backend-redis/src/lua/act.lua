@@ -58,10 +58,12 @@ local function retry(j)
   end
   local parts = job.parts(j)
   if parts.dedup_key then
-    local holder = job.holder_of(parts.dedup_key)
-    if holder and holder ~= j.id then
-      return HELD, holder
-    elseif parts.dedup_mode ~= 1 then
+    local hold = job.hold_of(parts.dedup_key)
+    if hold and sub(hold, 1, 16) ~= j.id then
+      return HELD, sub(hold, 1, 16)
+    end
+    local mode = parts.dedup_mode
+    if mode ~= M.FOR and mode ~= M.DEBOUNCE and mode ~= M.COALESCE then
       job.take_key(j.id, parts)
     end
   end
@@ -100,13 +102,7 @@ local function reschedule(j)
     return REFUSED
   end
   leave(j)
-  j.due = job.due_of(byte(argument), sub(argument, 2))
-  if number(j.due) > now then
-    j.state, j.slot = DELAYED, LANE
-  else
-    job.wait(j)
-  end
-  job.stand(j)
+  job.land(j, job.due_of(byte(argument), sub(argument, 2)))
   event(E.RESCHEDULED, j.id)
   hint_work = true
   return DONE
@@ -133,9 +129,9 @@ local function remove_job(j)
   if job.has(j, FLAG_WAITED_ON) then
     hint_ended[#hint_ended + 1] = j.id
   end
+  event(E.REMOVED, j.id)
   job.free_key(j, j.state >= COMPLETED and EXIT.REMOVED_ENDED or EXIT.REMOVED_LIVE)
   job.erase(j)
-  event(E.REMOVED, j.id)
   return DONE
 end
 
@@ -151,6 +147,9 @@ local answers, place = {}, ''
 local function act_on(j)
   local answer, holder = act(j)
   answers[#answers + 1] = j.id .. char(answer, j.state) .. (holder or '')
+  if #heirs > 0 then
+    job.place_heirs()
+  end
 end
 
 if exists then
@@ -165,7 +164,7 @@ if ARGV[5] == 'i' then
     local blobs, entries = get_many(K.SPEC, ids), get_many(K.RUN, ids)
     for i = 1, #ids do
       local j
-      if met[ids[i]] then
+      if met[ids[i]] or placed_heirs[ids[i]] then
         j = job.load(ids[i])
       elseif exists and blobs[i] then
         j = job.of(ids[i], blobs[i], entries[i])
@@ -184,6 +183,9 @@ elseif exists then
   place = next_place(found, step)
   each_at(found, function(j, at)
     if matches(j, step) then
+      if placed_heirs[j.id] then
+        j = job.load(j.id)
+      end
       if j.member ~= at.member or job.line(j) ~= at.set then
         j.found = at
       end

@@ -188,6 +188,10 @@ local function claim_from(members, ask, out, room)
         end
         taken.bytes = taken.bytes + more
       end
+      local mode = byte(blob, 25) % 2 == 1 and byte(blob, 31 + byte(blob, 26))
+      if (mode == M.DEBOUNCE or mode == M.COALESCE) and (not entry or sub(entry, 47, 50) == '\0\0\0\0') then
+        job.free_key(job.of(id, blob, entry), EXIT.STARTED)
+      end
       local extra = ''
       if not entry then
         entry = fresh_head .. sub(blob, 1, 25) .. fresh_tail
@@ -195,6 +199,9 @@ local function claim_from(members, ask, out, room)
         local run = math.min(unpack_bytes('>I4', entry, 47) + 1, 4294967295)
         extra = char(ACTIVE) .. next_epoch(sub(entry, 2, 9), now) .. sub(entry, 10, 34) .. '\0' .. sub(entry, 36, 46)
           .. pack('>I4', run) .. now8 .. till .. ask.term
+        if has(byte(entry, 36), FLAG_COALESCED) then
+          extra = extra .. sub(entry, 75, 78)
+        end
         entry = extra .. ask.worker
         if has(byte(entry, 37), N.CHECKPOINT) then
           extra = extra .. (call('HGET', K.NOTES, id .. 'c') or '')
@@ -316,6 +323,9 @@ local function claim(ask, out)
     look_at = look_at < EXACT_MAX and look_at or nil
   else
     more = call('ZCARD', K.LINE) > 0
+  end
+  if #heirs > 0 then
+    job.place_heirs()
   end
   if before.delayed > 0 or moved then
     local at = tonumber(call('ZRANGE', K.DELAYED_SET, 0, 0, 'WITHSCORES')[2])

@@ -3,7 +3,7 @@
 -- Arguments: the clock's reading, or ''; the name of the queue that sends; '1' to take in what is new, '0' to ask only for
 --   the answers to what was taken in; per entry its number (8 bytes), id, and spec from the priority on. The answers
 --   kept under ANSWERS are those to that queue.
--- Answer: flags (1 byte, 1: the queue was made), and per entry a text: '\0' inserted, '\1' and an id, or '' if it was
+-- Answer: flags (1 byte, 1: the queue was made), and per entry a text: what enqueue.lua answers, or '' if it was
 --   taken in so long ago that its answer is no longer kept.
 -- Errors: FERROQ_SCHEMA.
 -- Work: proportional to the entries, about 4 microseconds each.
@@ -36,7 +36,7 @@ for at = 4, #ARGV, 3 do
   end
 end
 if newest > last_number then
-  hint_work = inserted > 0
+  hint_work = hint_work or inserted > 0
   created = not exists
   finish()
   call('HSET', K.LEDGER, from, string.format('%.0f', newest))

@@ -4,7 +4,8 @@
 --   how many calls; for each call its number (or ''), how many jobs, and per job its id (16 bytes) and its spec from the
 --   priority on (see record.lua).
 -- Answer: one byte of flags (1: the queue was made), then one text per call, or an error of that call: per job '\0'
---   (inserted), or '\1' and the id of the job whose place it would have taken.
+--   (inserted), '\1' and the id of the job whose place it would have taken, '\3' and the id of the job that got its payload,
+--   or '\4' and the id of the job that counted it and the count (4).
 -- Errors: FERROQ_SCHEMA. Those of a single call: FERROQ_INVALID.
 -- Work: proportional to the jobs of the call, about 2 microseconds each.
 local refused = begin(ARGV[1])
@@ -61,7 +62,7 @@ for i = 1, calls do
   end
 end
 flush_puts()
-hint_work = inserted > 0
+hint_work = hint_work or inserted > 0
 created = not exists and inserted > 0
 if looked > 0 then
   finish()

@@ -5,9 +5,9 @@
 --   ('' for this one), its id and its spec from the priority on, in the order of settlements; then '' or max_items,
 --   max_bytes, term (8 bytes), '1' if alone, worker, and the kinds.
 -- Answer: flags (1 byte, 2: the outbox is not empty) and storage time (8 bytes); the settlements' answers as one text, each
---   '\0' and the state (1 byte) and the answers of its follow-ups ('\0', '\1' and an id, '\2' and the number in the
+--   '\0' and the state (1 byte) and the answers of its follow-ups (as enqueue.lua has them, or '\2' and the number in the
 --   outbox), or '\1' already done, '\2' lease lost, '\3' gone; the claim's answer but for the jobs (see claim.lua), or '';
---   then per job its id, its spec, and '' or, if it has run before, its entry (74 bytes) and its checkpoint.
+--   then per job its id, its spec, and '' or, if it has run before, its entry (without the worker) and its checkpoint.
 --   Or, with nothing done: 'W', storage time (8 bytes) and the calendars whose windows are to be stored first, as JSON.
 -- Errors: FERROQ_SCHEMA, FERROQ_INVALID.
 -- Work: proportional to settlements + max_items, plus up to 1,000 promotions and twice as many prunings as settlements; about
@@ -36,7 +36,7 @@ if known then
       local entry, blob = call('HGET', K.RUN, id), call('HGET', K.SPEC, id)
       if entry and blob and is_entry(entry) and sub(entry, 1, 9) == char(ACTIVE) .. sub(known, from + 16, from + 23) then
         local k = #reply
-        reply[k + 1], reply[k + 2], reply[k + 3] = id, blob, sub(entry, 1, 74)
+        reply[k + 1], reply[k + 2], reply[k + 3] = id, blob, sub(entry, 1, has(byte(entry, 36), FLAG_COALESCED) and 78 or 74)
         if has(byte(entry, 37), N.CHECKPOINT) then
           reply[k + 3] = reply[k + 3] .. (call('HGET', K.NOTES, id .. 'c') or '')
         end

@@ -63,6 +63,9 @@ local function finish()
       prune_by_count(state, added[state])
     end
   end
+  if #heirs > 0 then
+    job.place_heirs()
+  end
   if attends and (before.active > 0 or call('ZCARD', K.ACTIVE_SET) > 0) then
     meta.attended = now
   end

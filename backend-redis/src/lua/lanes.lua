@@ -283,8 +283,9 @@ parts_to_open[#parts_to_open + 1] = function()
       return slots, nil
     end
     local groups, bound = starts_of(field).groups, bound_of(limits.rate)
-    local free = math.min(math.max(rate.free(groups, bound, now), 0), slots)
-    return free, free == 0 and slots > 0 and rate.retry_at(groups, bound, now, 1) or nil
+    local may = rate.free(groups, bound, now)
+    local free = math.min(math.max(may, 0), slots)
+    return free, free == 0 and slots > 0 and rate.retry_at(groups, bound, now, may, 1) or nil
   end
 
   local function note_starts(limits, field, n)
@@ -292,7 +293,7 @@ parts_to_open[#parts_to_open + 1] = function()
       return
     end
     local u, bound = starts_of(field), bound_of(limits.rate)
-    rate.take(u.groups, bound, now, n)
+    u.groups = rate.take(u.groups, bound, now, n)
     u.till = rate.idle_at(u.groups, bound, now)
     call('HSET', K.USAGE, field, pack('>i8', u.till) .. rate.write(u.groups))
     if byte(field) == 108 then

@@ -1,19 +1,26 @@
--- The ways out: ending, and removal. Every one of them frees the job's dedup key as the key's mode says, if the job is
--- still its holder.
-local EXIT = { ENDED = 1, CANCELLED = 2, REMOVED_LIVE = 3, REMOVED_ENDED = 4 }
+-- The ways out: starting, ending, and removal. Every one of them frees the job's dedup key as the key's mode says, if the
+-- job is still its holder. A key's entry is its holder (16), until when (8), and the job pending behind the holder (16), if
+-- there is one.
+local EXIT = { STARTED = 0, ENDED = 1, CANCELLED = 2, REMOVED_LIVE = 3, REMOVED_ENDED = 4 }
+-- Jobs that were pending and hold their key now, with that key; and those of them that have got their place.
+local heirs, placed_heirs = {}, {}
 
 parts_to_open[#parts_to_open + 1] = function()
   local function mode_frees(mode, exit)
-    if mode == 0 then
+    if mode == M.DEBOUNCE or mode == M.COALESCE then
       return true
-    elseif mode == 1 then
+    elseif exit == EXIT.STARTED then
+      return false
+    elseif mode == M.UNTIL_FINISHED or mode == M.KEEP_LATEST then
+      return true
+    elseif mode == M.FOR then
       return exit == EXIT.CANCELLED or exit == EXIT.REMOVED_LIVE
     end
     return exit == EXIT.REMOVED_LIVE or exit == EXIT.REMOVED_ENDED
   end
 
-  -- Who holds a key now: the id, or nil.
-  function job.holder_of(key)
+  -- A key's entry, if it is held now; nil otherwise.
+  function job.hold_of(key)
     local hold = call('HGET', K.DEDUP, key)
     if not hold then
       return nil
@@ -22,7 +29,7 @@ parts_to_open[#parts_to_open + 1] = function()
     if till ~= NONE8 and now >= number(till) then
       return nil
     end
-    return sub(hold, 1, 16)
+    return hold
   end
 
   -- So many holds whose time is over are kept, because they hold again if the clock steps back.
@@ -31,7 +38,7 @@ parts_to_open[#parts_to_open + 1] = function()
   -- Gives a job its key, and drops two holds whose time has long been over, so that they can't pile up.
   function job.take_key(id, parts)
     local till = NONE8
-    if parts.dedup_mode == 1 then
+    if parts.dedup_mode == M.FOR then
       till = after(now, parts.dedup_span)
       call('ZADD', K.HOLDS, number(till), parts.dedup_key)
       if call('ZCOUNT', K.HOLDS, '-inf', now) > HOLDS_OVER_MAX then
@@ -57,14 +64,45 @@ parts_to_open[#parts_to_open + 1] = function()
       return
     end
     local frees = mode_frees(parts.dedup_mode, exit)
-    if not frees and parts.dedup_mode ~= 1 then
+    if not frees and (parts.dedup_mode == M.WHILE_KEPT or exit == EXIT.STARTED) then
       return
     end
     local hold = call('HGET', K.DEDUP, parts.dedup_key)
-    -- A hold for a time that has no end is no such hold: the mode is damaged.
-    if hold and sub(hold, 1, 16) == j.id and (frees or sub(hold, 17, 24) == NONE8) then
-      call('HDEL', K.DEDUP, parts.dedup_key)
+    if not hold then
+      return
+    elseif #hold >= 40 and sub(hold, 25, 40) == j.id then
+      call('HSET', K.DEDUP, parts.dedup_key, sub(hold, 1, 24))
+    -- A hold for a time that has no end is no such hold, and neither is one that has a job pending: the mode is damaged.
+    elseif sub(hold, 1, 16) == j.id and (frees or sub(hold, 17, 24) == NONE8 or #hold >= 40) then
       call('ZREM', K.HOLDS, parts.dedup_key)
+      if #hold >= 40 then
+        call('HSET', K.DEDUP, parts.dedup_key, sub(hold, 25, 40) .. NONE8)
+        heirs[#heirs + 1] = { sub(hold, 25, 40), parts.dedup_key }
+      else
+        call('HDEL', K.DEDUP, parts.dedup_key)
+      end
+    end
+  end
+
+  -- Gives those that were pending behind a key's holder the place that their start gives them.
+  function job.place_heirs()
+    local list = heirs
+    heirs = {}
+    for i = 1, #list do
+      local id, key = list[i][1], list[i][2]
+      local j = job.load(id)
+      if not j then
+        -- What is gone must not hold a key.
+        if sub(call('HGET', K.DEDUP, key) or '', 1, 16) == id then
+          call('HDEL', K.DEDUP, key)
+        end
+      elseif j.state == BLOCKED or j.unreadable then
+        job.leave(j)
+        job.land(j, j.due)
+        event(E.PROMOTED, id)
+        placed_heirs[id] = true
+        hint_work = true
+      end
     end
   end
 

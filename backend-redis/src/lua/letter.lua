@@ -25,11 +25,12 @@ parts_to_open[#parts_to_open + 1] = function()
     return pack('>I8', number_sent)
   end
 
-  -- The id of the job that comes of this one now, as ferroq_core::policy::dead_letter derives it.
-  local function derived_id(j)
+  -- The id of the job that comes of this one now, as ferroq_core::policy::dead_letter derives it; `number` is that of a copy or
+  -- of a redriven job.
+  local function derived_id(j, number)
     local micros = math.max(now, 0)
     local bytes = { byte(pack('>I6', math.floor(micros / 1000)) .. sub(j.id, 7), 1, 16) }
-    local mixed = pack('>I2', micros % 1000) .. j.epoch
+    local mixed = pack('>I2', micros % 1000) .. number
     for i = 1, 10 do
       bytes[6 + i] = bit.bxor(bytes[6 + i], byte(mixed, i))
     end
@@ -95,8 +96,8 @@ parts_to_open[#parts_to_open + 1] = function()
     local errors = has(j.mask, N.ERRORS) and call('HGET', K.NOTES, j.id .. 'e') or ''
     local tail = tail_of(j, char(#queue) .. queue .. j.id .. char(failure) .. now8 .. pack('>I4I4', j.attempts, j.crashes)
       .. errors)
-    if tail then
-      job.send(meta.dead_letter, derived_id(j), tail)
+    if tail and #j.id == 16 then
+      job.send(meta.dead_letter, derived_id(j, next_epoch(j.epoch, 0)), tail)
     end
   end
 
@@ -107,7 +108,7 @@ parts_to_open[#parts_to_open + 1] = function()
     if not queue or queue == '' or queue == home() then
       return false
     end
-    job.send(queue, derived_id(j), tail)
+    job.send(queue, derived_id(j, next_epoch(next_epoch(j.epoch, 0), 0)), tail)
     return true
   end
 end

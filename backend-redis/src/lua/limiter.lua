@@ -1,6 +1,5 @@
 -- A question to a limiter, as `acquire` and `peek` ask it: KEYS[1] holds from when on it is as if it had never been (8 bytes),
--- and the state; KEYS[2] the answers that a session may ask for again, each as the call's number (8 bytes) and what
--- remained (4 bytes).
+-- and the state; KEYS[2] the answers that a session may ask for again, by the call's number.
 local limiter, rate = {}, make_rate()
 
 -- The limiter's state at its own time. Answers an error to return, or nil.
@@ -45,8 +44,7 @@ function limiter.not_covered()
 end
 
 -- What is answered to a question that is refused.
-function limiter.refusal(bound, permits)
-  local free = math.max(rate.free(limiter.groups, bound, limiter.now), 0)
-  local at = rate.retry_at(limiter.groups, bound, limiter.now, permits)
-  return { 0, free, pack('>i8', math.min(at, EXACT_MAX) - limiter.now) }
+function limiter.refusal(bound, free, permits)
+  local at = rate.retry_at(limiter.groups, bound, limiter.now, free, permits)
+  return { 0, math.max(free, 0), pack('>i8', math.min(at, EXACT_MAX) - limiter.now) }
 end

@@ -26,6 +26,9 @@ local E = { ENQUEUED = 0, PROMOTED = 1, STARTED = 2, COMPLETED = 3, RETRYING = 4
 local F = { ATTEMPTS = 1, CRASHES = 2, ABORTED = 3, EXPIRED = 4, QUARANTINED = 5 }
 local X = { CRASH = 5, EXPIRED = 6, QUARANTINE = 7 }
 
+-- For how long a job holds its dedup key.
+local M = { UNTIL_FINISHED = 0, FOR = 1, WHILE_KEPT = 2, DEBOUNCE = 3, KEEP_LATEST = 4, COALESCE = 5 }
+
 -- A job's traits: which of the parts after its kind it has.
 local T = { DEDUP = 1, KEEP = 2, BUDGETS = 4, EXPIRES = 8, LANE = 16, TAGS = 32, REST = 64, PLACE = 128 }
 

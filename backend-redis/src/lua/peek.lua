@@ -17,4 +17,4 @@ local free = rate.free(limiter.groups, bound, limiter.now)
 if permits <= free then
   return { 1, free }
 end
-return limiter.refusal(bound, permits)
+return limiter.refusal(bound, free, permits)

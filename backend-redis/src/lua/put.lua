@@ -1,4 +1,4 @@
--- Enqueue: new jobs get their key, their seq and their place, or learn whose place they would have taken. Plain ones
+-- Enqueue: new jobs get their key, their seq and their place, or meet the job that holds their key (see meet.lua). Plain ones
 -- (at once, in line, with no key) are collected and written together.
 local put_specs, put_seen = {}, {}
 local put_times = nil
@@ -34,13 +34,20 @@ end
 parts_to_open[#parts_to_open + 1] = function()
   -- Inserts a job that brings along more than its readers care about.
   function job.put(id, tail)
-    local parts = job.parts_of('\0\0\0\0\0\0\0' .. put_times .. tail)
+    local spec, is_pending = '\0\0\0\0\0\0\0' .. put_times .. tail, false
+    local parts = job.parts_of(spec)
     if has(byte(tail, 2), T.DEDUP) then
-      local holder = job.holder_of(parts.dedup_key)
-      if holder then
-        return '\1' .. holder
+      local hold = job.hold_of(parts.dedup_key)
+      if hold then
+        local answer = job.meet(hold, parts, spec)
+        if answer then
+          return answer
+        end
+        is_pending = true
+        call('HSET', K.DEDUP, parts.dedup_key, sub(hold, 1, 24) .. id)
+      else
+        job.take_key(id, parts)
       end
-      job.take_key(id, parts)
     end
     put_seen[id] = true
     meta.seq = meta.seq + 1
@@ -52,6 +59,15 @@ parts_to_open[#parts_to_open + 1] = function()
     event(E.ENQUEUED, id)
     local j = job.of(id, blob, nil)
     j.due = parts.start and job.due_of(parts.start, parts.start_at) or now8
+    -- Some modes give the start.
+    if parts.dedup_mode == M.DEBOUNCE or parts.dedup_mode == M.COALESCE then
+      j.due = (parts.dedup_count or 2) > 1 and after(now, parts.dedup_span) or now8
+    end
+    if is_pending then
+      j.state = BLOCKED
+      job.stand(j)
+      return '\0'
+    end
     if number(j.due) > now then
       j.state = DELAYED
       job.stand(j)
@@ -68,7 +84,7 @@ parts_to_open[#parts_to_open + 1] = function()
 end
 
 -- Inserts one job; `tail` is its spec from the priority on. `is_there` says whether the id is taken. Answers '\0', or
--- '\1' and the id of the job whose place it would have taken.
+-- '\1' and its id if it is there, or what `job.meet` answers if its key is held.
 local function put(id, tail, is_there)
   if is_there or put_seen[id] then
     return '\1' .. id

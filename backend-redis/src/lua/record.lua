@@ -1,15 +1,16 @@
 -- A job as a table, for all that is not the hot path: read from its two entries, moved between lines, written back.
 --
--- The entry in `spec` never changes: seq (7 bytes, biased so that it sorts), created_at (8), expires_at as enqueued (8),
+-- The entry in `spec` never changes but for a payload that is replaced before the job starts: seq (7 bytes, biased so that it sorts), created_at (8), expires_at as enqueued (8),
 -- priority (1), traits (1), kind (1 + n), payload length (4), the parts that the traits name, payload.
 -- The entry in `run` is there from the first claim on, or from the first change: state (1), epoch (8), seq (7), due_at (8),
 -- expires_at (8), priority (1), traits (1), slot (1), flags (1), mask of notes (1), failure (1), attempts (4), crashes (4),
--- runs (4), started_at (8), lease_until or finished_at (8), lease_term or prune_at (8), worker (the rest).
+-- runs (4), started_at (8), lease_until or finished_at (8), lease_term or prune_at (8), for how many enqueues it stands (4,
+-- only under the flag for it), worker (the rest).
 -- A job without an entry in `run` is Waiting in its lane, with priority and times as in `spec`, and was never claimed.
 --
 -- What makes up a job's table and its acts is made when the first of it is asked for: making a function takes the server about
 -- as long as a short command, and the calls that workers make all the time need none of these.
-local FLAG_CANCEL, FLAG_WAITED_ON = 1, 2
+local FLAG_CANCEL, FLAG_WAITED_ON, FLAG_COALESCED = 1, 2, 4
 local HEAD_MIN = 34
 
 local parts_to_open = {}
@@ -55,6 +56,10 @@ parts_to_open[1] = function()
       parts.dedup_key = take(byte(take(1)) or 0)
     end
     local key_end = at
+    if parts.dedup_mode == M.COALESCE then
+      local count = take(4)
+      parts.dedup_count = #count == 4 and unpack_bytes('>I4', count) or 0
+    end
     if has(traits, T.BUDGETS) and #blob >= at + 7 then
       parts.max_attempts, parts.max_crashes = unpack_bytes('>I4I4', take(8))
     end
@@ -89,7 +94,7 @@ parts_to_open[1] = function()
     end
     -- What comes behind the key is damaged. The key can be given back all the same.
     return { kind = parts.kind, payload_len = parts.payload_len, max_attempts = 20, max_crashes = 3, lane = '', tags = {},
-      dedup_mode = parts.dedup_mode, dedup_span = parts.dedup_span, dedup_key = parts.dedup_key }
+      dedup_mode = parts.dedup_mode, dedup_span = parts.dedup_span, dedup_key = parts.dedup_key, dedup_count = parts.dedup_count }
   end
 
   -- The instant that a start names: at once (0), after a span (1), or at an instant (2).
@@ -100,6 +105,17 @@ parts_to_open[1] = function()
       return at
     end
     return now8
+  end
+
+  -- Puts a job that left its line where `due` says.
+  function job.land(j, due)
+    j.due = due
+    if number(due) > now then
+      j.state, j.slot = DELAYED, LANE
+    else
+      job.wait(j)
+    end
+    job.stand(j)
   end
 
   -- The job's parts; of one that can't be read, those of an ordinary job.

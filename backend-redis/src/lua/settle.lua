@@ -193,5 +193,8 @@ local function settle(settlement, id, entry)
     return A_GONE, false
   end
   local state = job.apply_outcome(j, settlement)
+  if #heirs > 0 then
+    job.place_heirs()
+  end
   return '\0' .. char(state), call('HGET', K.RUN, id)
 end

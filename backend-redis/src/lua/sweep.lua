@@ -28,6 +28,9 @@ for i = 1, #late do
       job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
     end
   end
+  if #heirs > 0 then
+    job.place_heirs()
+  end
 end
 room = room - #late
 local promoted = room > 0 and job.promote_due(room) or 0

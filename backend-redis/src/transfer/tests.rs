@@ -22,6 +22,7 @@ fn record() -> JobRecord {
         attempts: 0,
         crashes: 0,
         runs: 0,
+        coalesced: 1,
         cancel_requested: false,
         created_at: at,
         due_at: at,

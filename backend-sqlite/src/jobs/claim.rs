@@ -8,6 +8,7 @@ use ferroq_core::Timestamp;
 use ferroq_core::clock::micros;
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{ErrorKind, FailReason, JobKind, JobState, Slot};
+use ferroq_core::policy::dedup::Exit;
 use ferroq_core::policy::enqueue::{is_expired, line, next_epoch};
 use ferroq_core::policy::settle::EXPIRED_MESSAGE;
 use ferroq_core::storage::{Claim, ClaimAnswer, ClaimSpec, Lease, PROMOTE_ITEMS_MAX, StorageError};
@@ -17,7 +18,7 @@ use sqlx::sqlite::SqliteRow;
 use crate::error::unexpected;
 use crate::record::numbers_json;
 use crate::row::{INLINE_BYTES_MAX, Row, place, select_heads, select_rows};
-use crate::unit::{Ask, Unit};
+use crate::unit::{Ask, Unit, first_int};
 
 /// The head of a line, how long a payload may be to be among it, and when the next Delayed job is due, by
 /// `ferroq_jobs_by_place`.
@@ -247,6 +248,9 @@ impl Unit<'_> {
         if row.payload_left_out {
             spec.payload.bytes = self.fetch_payload(&row).await?;
         }
+        if let Some(dedup) = spec.dedup.as_ref().filter(|dedup| row.runs == 0 && dedup.mode.frees(Exit::Started)) {
+            self.free(row.queue(), dedup.key.as_str(), row.id);
+        }
         self.queues[at].leave(&row);
         self.queues[at].shift(JobState::Active, Slot::Lane, 1);
         self.queues[at].lanes.start(spec.lane.clone());
@@ -258,6 +262,7 @@ impl Unit<'_> {
             attempts: row.attempts,
             crashes: row.crashes,
             run: row.runs.saturating_add(1),
+            coalesced: row.coalesced(),
             created_at: row.created_at,
             started_at: now,
             checkpoint: notes.checkpoint,
@@ -303,8 +308,12 @@ impl Unit<'_> {
         at: usize,
         claim: &ClaimSpec,
         claims: Vec<Claim>,
-        next_due: Option<i64>,
+        mut next_due: Option<i64>,
     ) -> Result<ClaimAnswer, StorageError> {
+        if !self.place_heirs().await?.is_empty() {
+            let [next] = self.ask([(NEXT_RANK, vec![self.queues[at].place(JobState::Delayed).into()])]).await?;
+            next_due = first_int(&next);
+        }
         let now = self.queues[at].now;
         let due = next_due.map(Timestamp::from_micros);
         let mut more = self.queues[at].in_line() > 0 || due.is_some_and(|due| due <= now);

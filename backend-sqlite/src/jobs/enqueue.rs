@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventKind;
-use ferroq_core::job::{JobId, JobSpec, QueueName};
+use ferroq_core::job::{JobId, JobSpec, JobState, QueueName, Slot};
 use ferroq_core::policy::dedup::Holder;
 use ferroq_core::storage::{EnqueueAnswer, StorageError};
 use sqlx::Row as _;
 
 use crate::error::{invalid, unexpected};
+use crate::jobs::meet::Met;
 use crate::memory::ABSENT;
 use crate::record::ids_json;
 use crate::row::{Row, key_range};
@@ -21,10 +22,10 @@ use crate::unit::{NOTHING, Unit};
 pub(crate) const EXISTING: &str = "SELECT id FROM (SELECT unhex(value) AS wanted FROM json_each(?)) CROSS JOIN \
     ferroq_jobs INDEXED BY ferroq_jobs_by_id ON id=wanted AND key BETWEEN ? AND ?";
 /// Who holds these keys, by the primary key of `ferroq_dedup`.
-pub(crate) const HOLDERS: &str = "SELECT d.key,d.holder,d.until FROM json_each(?) w CROSS JOIN ferroq_dedup d \
+pub(crate) const HOLDERS: &str = "SELECT d.key,d.holder,d.until,d.pending FROM json_each(?) w CROSS JOIN ferroq_dedup d \
     ON d.queue=? AND d.key=w.value";
-const TAKE_KEY: &str = "INSERT INTO ferroq_dedup (queue,key,holder,until) VALUES (?,?,?,?) \
-    ON CONFLICT (queue,key) DO UPDATE SET holder=excluded.holder,until=excluded.until";
+const TAKE_KEY: &str = "INSERT INTO ferroq_dedup (queue,key,holder,until,pending) VALUES (?,?,?,?,?) \
+    ON CONFLICT (queue,key) DO UPDATE SET holder=excluded.holder,until=excluded.until,pending=excluded.pending";
 /// Removes holds that ran out, but for the latest 1024, by `ferroq_dedup_by_until`. Those few are kept because they
 /// hold again if the clock steps back.
 pub(crate) const PURGE: &str = "DELETE FROM ferroq_dedup WHERE queue=? AND key IN \
@@ -98,24 +99,31 @@ impl Unit<'_> {
         let mut held: HashMap<String, Holder> = HashMap::with_capacity(holders.len());
         for row in &holders {
             let key: String = row.try_get(0).map_err(|_| unexpected("a dedup key"))?;
-            let until: Option<i64> = row.try_get(2).map_err(|_| unexpected("a dedup key"))?;
-            held.insert(key, Holder { id: read_id(row, 1)?, until: until.map(Timestamp::from_micros) });
+            held.insert(key, read_holder(row)?);
         }
         let now = self.queues[at].now;
         let mut answers = Vec::with_capacity(jobs.len());
         self.inserts.reserve(jobs.len());
-        let (mut holds, counted) = (0, self.queues[at].counter);
+        let (mut holds, counted, mut met) = (0, self.queues[at].counter, Met::default());
         for job in jobs {
             if existing.contains(&job.id) {
                 answers.push(EnqueueAnswer::Duplicate(job.id));
                 continue;
             }
+            let mut is_pending = false;
             if let Some(dedup) = &job.dedup {
-                if let Some(holder) = held.get(dedup.key.as_str()).filter(|holder| holder.holds(now)) {
-                    answers.push(EnqueueAnswer::Duplicate(holder.id));
-                    continue;
-                }
-                let holder = Holder::take(job.id, dedup.mode, now);
+                let present = held.get(dedup.key.as_str()).copied().filter(|holder| holder.holds(now));
+                let holder = match present {
+                    None => Holder::take(job.id, dedup.mode, now),
+                    Some(present) => match self.meet(at, job, dedup.mode, present, &mut met).await? {
+                        Some(answer) => {
+                            answers.push(answer);
+                            continue;
+                        }
+                        None => Holder { pending: Some(job.id), ..present },
+                    },
+                };
+                is_pending = present.is_some();
                 holds += usize::from(holder.until.is_some());
                 held.insert(dedup.key.as_str().to_owned(), holder);
                 self.take_key(number, dedup.key.as_str(), holder);
@@ -127,12 +135,16 @@ impl Unit<'_> {
             let queue = &mut self.queues[at];
             queue.counter += 1;
             let seq = if job.lifo { -queue.counter } else { queue.counter };
-            let row = Row::new(number, seq, kind, job, now);
+            let mut row = Row::new(number, seq, kind, job, now);
+            if is_pending {
+                row.stand(JobState::Blocked, Slot::Lane, 0);
+            }
             queue.enter(&row);
             queue.event(EventKind::Enqueued, job.id);
             self.inserts.push(row);
             answers.push(EnqueueAnswer::Inserted);
         }
+        self.write_replaced(met);
         if holds > 0 && counted / PURGE_JOBS != self.queues[at].counter / PURGE_JOBS {
             // More than came since the last look, so that they don't pile up, however seldom anybody sweeps.
             self.purge_keys(at, 1024 + 2 * holds);
@@ -150,17 +162,24 @@ impl Unit<'_> {
     /// Notes who holds a key.
     pub(crate) fn take_key(&mut self, queue: i64, key: &str, holder: Holder) {
         let until = holder.until.map(Timestamp::as_micros);
-        let values = [queue.into(), key.into(), holder.id.as_bytes().to_vec().into(), until.into()];
+        let pending = holder.pending.map_or(Value::Null, |id| Value::Blob(id.as_bytes().to_vec()));
+        let values = [queue.into(), key.into(), holder.id.as_bytes().to_vec().into(), until.into(), pending];
         self.script.add(TAKE_KEY, values);
     }
 
     /// Who holds a key.
     pub(crate) async fn holder(&mut self, queue: i64, key: &str) -> Result<Option<Holder>, StorageError> {
         let [rows] = self.ask([holders_ask(queue, &[key])]).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let until: Option<i64> = row.try_get(2).map_err(|_| unexpected("a dedup key"))?;
-        Ok(Some(Holder { id: read_id(row, 1)?, until: until.map(Timestamp::from_micros) }))
+        rows.first().map(read_holder).transpose()
     }
+}
+
+/// A hold in a row of key, holder, until when, and pending.
+pub(crate) fn read_holder(row: &sqlx::sqlite::SqliteRow) -> Result<Holder, StorageError> {
+    let until: Option<i64> = row.try_get(2).map_err(|_| unexpected("a dedup key"))?;
+    let has_pending = row.try_get::<Option<Vec<u8>>, _>(3).map_err(|_| unexpected("a dedup key"))?.is_some();
+    let pending = if has_pending { Some(read_id(row, 3)?) } else { None };
+    Ok(Holder { id: read_id(row, 1)?, until: until.map(Timestamp::from_micros), pending })
 }
 
 /// An id in a column.

@@ -4,14 +4,16 @@ mod annotate;
 mod claim;
 mod enqueue;
 mod exchange;
+mod meet;
 mod renew;
 mod serve;
 mod settle;
 mod sweep;
 
 pub(crate) use claim::line_ask;
-pub(crate) use enqueue::{check as check_jobs, read_id};
+pub(crate) use enqueue::{check as check_jobs, read_holder, read_id};
 pub(crate) use exchange::check as check_exchange;
+pub(crate) use meet::LetGo;
 pub(crate) use renew::check as check_renew;
 pub(crate) use sweep::Pending;
 #[cfg(test)]

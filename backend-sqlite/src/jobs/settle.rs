@@ -67,6 +67,7 @@ impl Unit<'_> {
                 Some(row) => drop(rows.insert(lease.id, row)),
                 None => drop(gone.insert(lease.id)),
             }
+            settled.line_changed |= !self.place_heirs().await?.is_empty();
             let mut follow_ups = Vec::with_capacity(settlement.follow_ups.len());
             if !settlement.follow_ups.is_empty() {
                 settled.line_changed = true;

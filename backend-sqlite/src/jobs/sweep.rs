@@ -129,6 +129,7 @@ impl Unit<'_> {
             let runs = row.runs;
             row.change_notes(|notes| notes.push_error(now, runs, ErrorKind::Crash, CRASH_MESSAGE));
             self.apply(at, row, verdict, None, Some(EventKind::Stalled));
+            self.place_heirs().await?;
         }
         Ok(stalled)
     }

@@ -13,7 +13,7 @@ use super::{Client, ClientError, JobHandle};
 use crate::codec::CodecError;
 use crate::context::Run;
 use crate::job::{DedupKey, Job, JobId, JobSpec, QueueName};
-use crate::policy::dedup::{Dedup, DedupMode};
+use crate::policy::dedup::{Dedup, DedupMode, problem};
 use crate::storage::{EnqueueAnswer, EnqueueRequest, StorageError};
 
 /// Enqueues one job when awaited; made by [`Client::enqueue`].
@@ -43,7 +43,7 @@ impl<J: Job> Enqueue<J> {
     /// # Errors
     /// [`ClientError`] if settings or payload are refused.
     pub fn into_spec(self) -> Result<(Client, Arc<JobSpec>), ClientError> {
-        let checked = self.settings.check::<J>()?;
+        let checked = self.settings.check::<J>(None)?;
         let spec = checked.spec(self.id, &self.job, self.client.payload_bytes_max())?;
         Ok((self.client, spec))
     }
@@ -85,7 +85,7 @@ impl<J: Job> EnqueueAll<J> {
 
     setters!();
 
-    /// Gives each job a dedup key of its own. ([`dedup`](Self::dedup) gives all the same one, which is refused for more
+    /// Gives each job a dedup key of its own, in place of one that is made from its payload. ([`dedup`](Self::dedup) gives all the same one, which is refused for more
     /// than one job.)
     pub fn dedup_by<K: Into<String>>(mut self, mut key: impl FnMut(&J) -> K, mode: DedupMode) -> Self {
         self.keys = Some(Keys { keys: self.jobs.iter().map(|job| key(job).into()).collect(), mode });
@@ -105,12 +105,12 @@ impl<J: Job> IntoFuture for EnqueueAll<J> {
                     dedup_by(..) to give each its own";
                 return Err(ClientError::Invalid { problems: vec![problem.to_owned()] });
             }
-            let mut checked = settings.check::<J>()?;
+            let mut checked = settings.check::<J>(keys.as_ref().map(|keys| keys.mode))?;
             let bytes_max = client.payload_bytes_max();
             let mut specs = Vec::with_capacity(jobs.len());
             for (place, job) in jobs.iter().enumerate() {
                 if let Some(Keys { keys, mode }) = &keys {
-                    checked.dedup = Some(Dedup { key: DedupKey::new(&keys[place])?, mode: *mode });
+                    checked.set_key(Dedup { key: DedupKey::new(&keys[place])?, mode: *mode });
                 }
                 specs.push(checked.spec(JobId::new(), job, bytes_max)?);
             }
@@ -149,7 +149,7 @@ impl<J: Job> IntoFuture for FollowUp<J> {
     fn into_future(self) -> Self::IntoFuture {
         let FollowUp { run, job, settings } = self;
         let id = JobId::new();
-        let spec = settings.check::<J>().and_then(|checked| checked.spec(id, &job, run.client.payload_bytes_max()));
+        let spec = settings.check::<J>(None).and_then(|checked| checked.spec(id, &job, run.client.payload_bytes_max()));
         std::future::ready(spec.map(|spec| {
             run.add_follow_up(spec);
             id
@@ -212,7 +212,8 @@ fn check_spec(spec: &JobSpec, bytes_max: usize) -> Result<(), ClientError> {
     if bytes > bytes_max {
         return Err(CodecError::TooLarge { what: "payload", bytes, bytes_max }.into());
     }
-    let problems = spec.options.problems();
+    let mut problems = spec.options.problems();
+    problems.extend(spec.dedup.as_ref().and_then(|dedup| problem(dedup.mode, spec.start)));
     if problems.is_empty() { Ok(()) } else { Err(ClientError::Invalid { problems }) }
 }
 

@@ -51,7 +51,7 @@ impl<J> JobHandle<J> {
     /// The handle that an enqueue of `spec` answers; for storages with enqueue methods of their own.
     pub fn from_answer(client: Client, spec: &JobSpec, answer: EnqueueAnswer) -> Self {
         let id = match answer {
-            EnqueueAnswer::Duplicate(holder) => holder,
+            EnqueueAnswer::Duplicate(job) | EnqueueAnswer::Replaced(job) | EnqueueAnswer::Coalesced(job, _) => job,
             EnqueueAnswer::Inserted | EnqueueAnswer::Deferred => spec.id,
         };
         JobHandle { client, queue: spec.queue.clone(), id, answer, kind: PhantomData }
@@ -62,7 +62,8 @@ impl<J> JobHandle<J> {
         JobHandle { client: client.clone(), queue, id, answer: EnqueueAnswer::Inserted, kind: PhantomData }
     }
 
-    /// The job's id; of the job that holds the place, if this enqueue was a duplicate.
+    /// The job's id; of the job that holds the place, if this enqueue inserted none: it was a duplicate, or gave that
+    /// job its payload, or one more to its count.
     pub fn id(&self) -> JobId {
         self.id
     }

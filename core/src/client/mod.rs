@@ -6,6 +6,7 @@ mod error;
 mod events;
 mod handle;
 mod limiter;
+mod payload_key;
 mod queue;
 pub(crate) mod settings;
 

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ClientError;
+use super::payload_key::key_of;
 use crate::clock::Timestamp;
 use crate::codec;
 use crate::job::{
     CorrelationId, DedupKey, Job, JobId, JobKind, JobOptions, JobSpec, LaneKey, NameError, Priority, QueueName, Start,
     Tag,
 };
-use crate::policy::dedup::{Dedup, DedupMode};
+use crate::policy::dedup::{Dedup, DedupMode, problem};
 
 /// Settings under way.
 #[derive(Clone, Debug)]
@@ -22,6 +23,7 @@ pub(crate) struct Settings {
     lifo: bool,
     start: Start,
     dedup: Option<Dedup>,
+    by_payload: Option<DedupMode>,
     pub(crate) options: JobOptions,
     problems: Vec<String>,
 }
@@ -35,6 +37,7 @@ impl Settings {
             lifo: false,
             start: Start::Now,
             dedup: None,
+            by_payload: None,
             options: J::options(),
             problems: Vec::new(),
         }
@@ -66,6 +69,11 @@ impl Settings {
 
     pub(crate) fn set_dedup(&mut self, key: &str, mode: DedupMode) {
         self.dedup = self.name(DedupKey::new(key)).map(|key| Dedup { key, mode });
+        self.by_payload = None;
+    }
+
+    pub(crate) fn set_dedup_by_payload(&mut self, mode: DedupMode) {
+        (self.dedup, self.by_payload) = (None, Some(mode));
     }
 
     pub(crate) fn has_dedup(&self) -> bool {
@@ -82,14 +90,16 @@ impl Settings {
         self.options.correlation_id = self.name(CorrelationId::new(id));
     }
 
-    /// Checks everything once and says all that is wrong.
-    pub(crate) fn check<J: Job>(mut self) -> Result<Checked, ClientError> {
+    /// Checks everything once and says all that is wrong. `mode` is that of keys which are not among the settings.
+    pub(crate) fn check<J: Job>(mut self, mode: Option<DedupMode>) -> Result<Checked, ClientError> {
         let queue = match self.queue.take() {
             Some(queue) => Some(queue),
             None => self.name(QueueName::new(J::QUEUE)),
         };
         let kind = self.name(JobKind::new(J::NAME));
         self.problems.extend(self.options.problems());
+        let mode = mode.or(self.by_payload).or(self.dedup.as_ref().map(|dedup| dedup.mode));
+        self.problems.extend(mode.and_then(|mode| problem(mode, self.start)));
         match (queue, kind) {
             (Some(queue), Some(kind)) if self.problems.is_empty() => {
                 let options = if self.options == JobOptions::default() {
@@ -105,6 +115,7 @@ impl Settings {
                     lifo: self.lifo,
                     start: self.start,
                     dedup: self.dedup,
+                    by_payload: self.by_payload,
                     options,
                 })
             }
@@ -122,22 +133,33 @@ pub(crate) struct Checked {
     priority: Priority,
     lifo: bool,
     start: Start,
-    pub(crate) dedup: Option<Dedup>,
+    dedup: Option<Dedup>,
+    by_payload: Option<DedupMode>,
     options: Arc<JobOptions>,
 }
 
 impl Checked {
+    /// Gives the next jobs this key, whatever key they would have had.
+    pub(crate) fn set_key(&mut self, dedup: Dedup) {
+        (self.dedup, self.by_payload) = (Some(dedup), None);
+    }
+
     pub(crate) fn spec<J: Job>(&self, id: JobId, job: &J, bytes_max: usize) -> Result<Arc<JobSpec>, ClientError> {
+        let payload = codec::encode_job(job, bytes_max)?;
+        let dedup = match self.by_payload {
+            Some(mode) => Some(Dedup { key: DedupKey::new(key_of(&self.kind, &payload))?, mode }),
+            None => self.dedup.clone(),
+        };
         Ok(Arc::new(JobSpec {
             id,
             queue: self.queue.clone(),
             lane: self.lane.clone(),
             kind: self.kind.clone(),
-            payload: codec::encode_job(job, bytes_max)?,
+            payload,
             priority: self.priority,
             lifo: self.lifo,
             start: self.start,
-            dedup: self.dedup.clone(),
+            dedup,
             options: self.options.clone(),
             origin: None,
         }))
@@ -224,9 +246,21 @@ macro_rules! setters {
             self
         }
 
-        /// Inserts nothing if another job of the queue holds this key; `mode` says for how long this one holds it.
+        /// Inserts no second job while another one of the queue holds this key; `mode` says for how long this one holds
+        /// it, and what a second one does instead. [`DedupMode::Debounce`](crate::policy::dedup::DedupMode::Debounce) and
+        /// [`DedupMode::Coalesce`](crate::policy::dedup::DedupMode::Coalesce) give the start, so with those a delay of its
+        /// own is refused.
         pub fn dedup(mut self, key: impl AsRef<str>, mode: $crate::policy::dedup::DedupMode) -> Self {
             self.settings.set_dedup(key.as_ref(), mode);
+            self
+        }
+
+        /// The same with a key made from what the job carries, instead of one by hand: its kind and its payload. JSON
+        /// payloads are the same if they are the same value, whatever the order of an object's members; numbers count as
+        /// they are written. Other payloads are the same if their bytes are. The key is the same on every machine and in
+        /// every version, but a changed type writes another payload.
+        pub fn dedup_by_payload(mut self, mode: $crate::policy::dedup::DedupMode) -> Self {
+            self.settings.set_dedup_by_payload(mode);
             self
         }
 

@@ -188,6 +188,10 @@ pub struct JobRecord {
     pub crashes: u32,
     /// How many times it was claimed.
     pub runs: u32,
+    /// For how many enqueues it stands; more than 1 only under
+    /// [`DedupMode::Coalesce`](crate::policy::dedup::DedupMode::Coalesce).
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub coalesced: u32,
     /// Somebody asked to cancel it while it was Active.
     pub cancel_requested: bool,
     /// When the storage took it.
@@ -215,6 +219,14 @@ pub struct JobRecord {
     pub waited_on: bool,
     /// What its runs left.
     pub notes: Notes,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 impl JobRecord {

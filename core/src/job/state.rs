@@ -13,7 +13,7 @@ pub enum JobState {
     Waiting = 0,
     /// Waits for its time: a delay, a retry's backoff, a snooze.
     Delayed = 1,
-    /// Waits for the jobs it depends on.
+    /// Waits for other jobs to end: those it depends on, or the one that holds its dedup key.
     Blocked = 2,
     /// A worker holds its lease.
     Active = 3,
@@ -77,7 +77,7 @@ impl fmt::Display for JobState {
 pub enum Move {
     /// Its time came.
     Due,
-    /// The jobs it depends on ended.
+    /// The jobs it waited for ended.
     Unblock,
     /// A worker took it.
     Claim,
@@ -127,14 +127,14 @@ impl Move {
 
 /// The state that `what` takes a job in `from` to; `None` if that move is illegal.
 ///
-/// Moves that name a time (Retry, Snooze, Reschedule) land in Delayed here; where that time is not in the future,
+/// Moves that name a time (Retry, Snooze, Reschedule, Unblock) land in Delayed here; where that time is not in the future,
 /// the storage makes the [`Move::Due`] that follows in the same step, and the job is Waiting.
 pub const fn transition(from: JobState, what: Move) -> Option<JobState> {
     use JobState::*;
     use Move::*;
     Some(match (from, what) {
         (Delayed, Due) => Waiting,
-        (Blocked, Unblock) => Waiting,
+        (Blocked, Unblock) => Delayed,
         (Waiting, Claim) => Active,
         (Active, Complete) => Completed,
         (Active, Retry) => Delayed,

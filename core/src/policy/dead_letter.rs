@@ -17,7 +17,7 @@ pub fn is_copied(reason: FailReason) -> bool {
 /// It has the job's kind, payload, present priority, lane and options, and neither its dedup key, nor a start, nor an
 /// expiry: it is to lie there until somebody looks at it.
 pub fn copy(spec: &JobSpec, priority: Priority, epoch: i64, to: QueueName, origin: Origin) -> JobSpec {
-    let id = derived_id(spec.id, epoch, origin.failed_at);
+    let id = derived_id(spec.id, epoch.saturating_add(1), origin.failed_at);
     JobSpec { id, queue: to, origin: Some(Arc::new(origin)), ..plain(spec, priority) }
 }
 
@@ -27,7 +27,8 @@ pub fn redriven(spec: &JobSpec, priority: Priority, epoch: i64, now: Timestamp) 
     if *home == spec.queue {
         return None;
     }
-    Some(JobSpec { id: derived_id(spec.id, epoch, now), queue: home.clone(), ..plain(spec, priority) })
+    let id = derived_id(spec.id, epoch.saturating_add(2), now);
+    Some(JobSpec { id, queue: home.clone(), ..plain(spec, priority) })
 }
 
 /// The job without what belongs to one enqueue of it only.
@@ -39,20 +40,22 @@ fn plain(spec: &JobSpec, priority: Priority) -> JobSpec {
     copy
 }
 
-/// The id of the job that comes of `id`, which stood under `epoch`, at the instant `at`: the same however often it is
-/// computed, and another one for each failure of a job, since each has an epoch or an instant of its own.
+/// The id of the job that comes of `id` at the instant `at`: the same however often it is computed, and another one for
+/// each failure of a job, since each has an epoch or an instant of its own. The number is one more than the epoch for a
+/// copy and two more for what is redriven, so that neither has the id of the job that it comes from, nor what was
+/// redriven that of the job that failed, even if all of it happens at one instant.
 ///
 /// It is a UUIDv7 again, so that ids of copies are ordered by time like all others: the first six bytes are the
 /// milliseconds of `at`, what is below a millisecond is added (exclusive or) to the twelve bits behind the version, and the
-/// epoch to the last eight bytes.
-pub fn derived_id(id: JobId, epoch: i64, at: Timestamp) -> JobId {
+/// number to the last eight bytes.
+fn derived_id(id: JobId, number: i64, at: Timestamp) -> JobId {
     let micros = at.as_micros().max(0).unsigned_abs();
     let millis = (micros / 1000).to_be_bytes();
     let mut bytes = *id.as_bytes();
     bytes[..6].copy_from_slice(&millis[2..]);
     let fraction = (micros % 1000).to_be_bytes();
-    let epoch = epoch.to_be_bytes();
-    for (byte, other) in bytes[6..].iter_mut().zip(fraction[6..].iter().chain(&epoch)) {
+    let number = number.to_be_bytes();
+    for (byte, other) in bytes[6..].iter_mut().zip(fraction[6..].iter().chain(&number)) {
         *byte ^= other;
     }
     JobId::from_bytes(bytes)
@@ -68,9 +71,9 @@ mod tests {
     fn each_failure_of_a_job_has_an_id_of_its_own() {
         let id = JobId::new();
         let mut ids = HashSet::from([id]);
-        for epoch in [0, 1, 2, 1_767_225_600_000_000] {
+        for number in [1, 2, 3, 1_767_225_600_000_000] {
             for micros in [0, 1, 255, 256, 999, 1000, 1001, 1_767_225_600_000_000] {
-                assert!(ids.insert(derived_id(id, epoch, Timestamp::from_micros(micros))), "{epoch} {micros}");
+                assert!(ids.insert(derived_id(id, number, Timestamp::from_micros(micros))), "{number} {micros}");
             }
         }
     }

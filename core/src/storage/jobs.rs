@@ -43,8 +43,13 @@ pub enum EnqueueAnswer {
     Inserted,
     /// Nothing was inserted: this job has the same id (then it is the same job) or holds the dedup key.
     Duplicate(JobId),
+    /// Nothing was inserted, and this job has the payload now: the holder of the dedup key, or the one that is pending
+    /// behind it.
+    Replaced(JobId),
+    /// Nothing was inserted, and the holder of the dedup key stands for so many enqueues now.
+    Coalesced(JobId, u32),
     /// A follow-up for a queue that can't be reached now, on a storage whose queues live apart: it is stored with the
-    /// settlement, and will be inserted exactly once, or found to be a duplicate, when its queue can be reached.
+    /// settlement, and will be enqueued exactly once, with whatever answer, when its queue can be reached.
     Deferred,
 }
 
@@ -158,6 +163,8 @@ pub struct Claim {
     pub crashes: u32,
     /// Which run this is, counting from 1.
     pub run: u32,
+    /// For how many enqueues it stands; see [`DedupMode::Coalesce`](crate::policy::dedup::DedupMode::Coalesce).
+    pub coalesced: u32,
     /// When the storage took the job.
     pub created_at: Timestamp,
     /// When this claim was made.
@@ -293,12 +300,15 @@ pub trait Jobs: Send + Sync + 'static {
     ///
     /// # Guarantees
     /// All or none are inserted, in their order: ordinary jobs get rising seqs, `lifo` ones falling negative ones. A job
-    /// whose id exists in the queue, or whose dedup key is held (also by an earlier job of the request), inserts
-    /// nothing and says whose place it would have taken. A job whose time has come is Waiting, others are Delayed.
+    /// whose id exists in the queue inserts nothing. One whose dedup key is held (also by an earlier job of the request)
+    /// does what [`crate::policy::dedup::meet`] decides: nothing, or it changes the holder that has not started, or it is
+    /// inserted, Blocked, as the one that comes next; the answer says which. A key has one holder at any time. A job whose
+    /// time has come is Waiting, others are Delayed.
     ///
     /// # Repeating
     /// With the same call id: the same answers. Without: [`EnqueueAnswer::Duplicate`] of the job's own id where it was
-    /// inserted before and its record still exists.
+    /// inserted before and its record still exists; where it replaced a payload it does so again, and where it counted it
+    /// counts again.
     ///
     /// # Errors
     /// [`Invalid`](super::ErrorCode::Invalid) if a job names another queue; `Full`, `ReadOnly`, `Busy`, `Unavailable`.

@@ -71,7 +71,8 @@ pub trait Transfer: Send + Sync + 'static {
     /// Jobs that are there already are left as they are.
     ///
     /// # Errors
-    /// As for [`Jobs::enqueue`](super::Jobs::enqueue); `Invalid` if a seq is taken by another job.
+    /// As for [`Jobs::enqueue`](super::Jobs::enqueue); `Invalid` if a seq is taken by another job, or as
+    /// [`QueueConfig::check`] says of the settings.
     ///
     /// # Backends
     /// The same on all.

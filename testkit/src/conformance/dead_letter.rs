@@ -323,7 +323,10 @@ async fn a_queue_is_not_its_own_dead_letter_queue(t: &mut Scene) {
     with_dead_letters(t).await;
     let mut config = QueueConfig::default();
     config.dead_letter = Some(t.queue.clone());
-    let error = t.storage().configure(&t.queue, config).await.expect_err("refused");
+    let error = t.storage().configure(&t.queue, config.clone()).await.expect_err("refused");
+    assert_eq!(error.code(), ErrorCode::Invalid);
+    let page = DumpPage { config: Some(config), ..DumpPage::default() };
+    let error = t.storage().restore(&t.queue, page).await.expect_err("refused");
     assert_eq!(error.code(), ErrorCode::Invalid);
     assert_eq!(t.storage().config(&t.queue).await.expect("config").dead_letter, Some(dead()), "nothing was changed");
 }
@@ -413,6 +416,7 @@ async fn a_redriven_job_is_at_home(t: &mut Scene) {
     let copy = failed(t).await;
     redrive(t, &[copy.id()]).await;
     let back = t.list(JobFilter::states([JobState::Waiting]), 10).await.remove(0).id();
+    assert_ne!(back, copy.id(), "also if no time has passed");
     assert_eq!(t.act(back, Act::Redrive).await, ActAnswer::Refused(JobState::Waiting));
     assert_eq!(t.state(back).await, JobState::Waiting);
 }

@@ -31,6 +31,7 @@ topics! {
     delay, __conformance_delay;
     expiry, __conformance_expiry;
     dedup, __conformance_dedup;
+    dedup_changes, __conformance_dedup_changes;
     follow_ups, __conformance_follow_ups;
     dead_letter, __conformance_dead_letter;
     renew, __conformance_renew;

@@ -109,6 +109,8 @@ async fn keys_are_held(storage: &dyn Storage, queue: &QueueName, dump: &QueueDum
     assert_eq!(holders.len(), dump.dedup.len(), "a dedup key is listed twice");
     assert!(dump.dedup.is_sorted_by(|a, b| a.key < b.key), "dedup keys are not in their order");
     for entry in &dump.dedup {
+        let pending = entry.holder.pending.map(|id| records.get(&id).map(|record| record.state));
+        assert!(matches!(pending, None | Some(Some(JobState::Blocked))), "{:?} has {pending:?} pending", entry.key);
         let Some(record) = records.get(&entry.holder.id) else {
             assert!(entry.holder.until.is_some(), "{:?} is held by {}, which is gone", entry.key, entry.holder.id);
             continue;
@@ -117,7 +119,10 @@ async fn keys_are_held(storage: &dyn Storage, queue: &QueueName, dump: &QueueDum
         assert_eq!(dedup.map(|d| &d.key), Some(&entry.key), "{} holds a key that it does not name", record.id());
         match dedup.map(|d| d.mode) {
             Some(DedupMode::For(_)) => assert!(entry.holder.until.is_some(), "a hold for a time has no end"),
-            Some(DedupMode::UntilFinished) => {
+            Some(DedupMode::Debounce(_) | DedupMode::Coalesce { .. }) => {
+                assert!(record.runs == 0 && !record.state.is_terminal(), "{} holds its key too long", record.id());
+            }
+            Some(DedupMode::UntilFinished | DedupMode::KeepLatest) => {
                 assert!(!record.state.is_terminal(), "{} is {} and holds its key", record.id(), record.state);
             }
             _ => {}
@@ -125,8 +130,12 @@ async fn keys_are_held(storage: &dyn Storage, queue: &QueueName, dump: &QueueDum
     }
     for record in &dump.jobs {
         let Some(dedup) = &record.spec.dedup else { continue };
+        let is_pending = dedup.mode == DedupMode::KeepLatest && record.state == JobState::Blocked;
+        let pending = holders.get(&dedup.key).and_then(|holder| holder.pending);
+        assert_eq!(pending == Some(record.id()), is_pending, "{} ({}), pending {pending:?}", record.id(), record.state);
         let must_hold = match dedup.mode {
             DedupMode::UntilFinished => !record.state.is_terminal(),
+            DedupMode::KeepLatest => !record.state.is_terminal() && !is_pending,
             DedupMode::WhileKept => true,
             // Others may have taken the key once the time was over.
             _ => continue,

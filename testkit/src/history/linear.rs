@@ -18,6 +18,8 @@ pub enum What {
     Inserted,
     /// It was there already when it was enqueued.
     There,
+    /// An enqueue under its dedup key changed it: it got the payload, or counts one more.
+    Changed,
     /// It was handed out.
     Claimed(Claim),
     /// A run was settled, or not.
@@ -239,6 +241,7 @@ fn step(now: Standing, spec: &JobSpec, what: &What) -> Option<Standing> {
     match what {
         What::Inserted => now.state.is_none().then(|| Standing { state: Some(Stage::InLine), ..Standing::default() }),
         What::There => stays(now.state.is_some()),
+        What::Changed => stays(now.state == Some(Stage::InLine) && now.runs == 0),
         What::Claimed(claim) => {
             let right = now.state == Some(Stage::InLine)
                 && claim.lease.epoch > now.epoch
@@ -337,6 +340,7 @@ fn acted(now: Standing, spec: &JobSpec, act: &Act, answer: ActAnswer) -> Option<
             matches!(now.state, Some(Stage::Ended(_))).then_some(next)
         }
         (Act::Retry { .. }, ActAnswer::DedupHeld(_)) => stays(matches!(now.state, Some(Stage::Ended(_)))),
+        (Act::Retry { .. }, ActAnswer::Refused(JobState::Blocked)) => stays(now.state == Some(Stage::InLine)),
         (Act::Retry { .. }, ActAnswer::Unchanged(state)) => stays(is(state) && !state.is_terminal()),
         (Act::Remove, ActAnswer::Done(state)) => {
             (is(state) && state != JobState::Active).then_some(Standing { state: None, ..now })

@@ -105,6 +105,7 @@ fn about(recorded: &Recorded, specs: &mut HashMap<JobId, Arc<JobSpec>>) -> Vec<(
             match answer {
                 EnqueueAnswer::Inserted => all.push((job.id, What::Inserted)),
                 EnqueueAnswer::Duplicate(id) if *id == job.id => all.push((job.id, What::There)),
+                EnqueueAnswer::Replaced(id) | EnqueueAnswer::Coalesced(id, _) => all.push((*id, What::Changed)),
                 _ => {}
             }
         }

@@ -27,6 +27,15 @@ use crate::model::{Answer, Call};
 /// The term of every lease. Time passes in steps of at most a quarter of it, so that leases are lost and not extended.
 pub(super) const TERM: Duration = Duration::from_secs(10);
 
+/// The modes in which jobs share a few keys.
+const MODES: [DedupMode; 5] = [
+    DedupMode::UntilFinished,
+    DedupMode::KeepLatest,
+    DedupMode::KeepLatest,
+    DedupMode::Debounce(Duration::from_secs(2)),
+    DedupMode::Coalesce { count: 3, max_wait: Duration::from_secs(4) },
+];
+
 type Named<T> = Result<T, String>;
 
 pub(super) fn queue() -> Named<QueueName> {
@@ -124,7 +133,8 @@ impl Shared {
             keep: Keep { completed: keep, failed: KeepFor::QueueDefault, cancelled: keep },
             ..JobOptions::default()
         };
-        let key = random.random_bool(0.2).then(|| DedupKey::new(format!("key-{}", random.random_range(0..3))).ok());
+        let mode = MODES[random.random_range(0..MODES.len())];
+        let key = random.random_bool(0.3).then(|| DedupKey::new(format!("key-{}", random.random_range(0..3))).ok());
         let delay = Duration::from_secs(random.random_range(1..4));
         let job = Arc::new(JobSpec {
             id,
@@ -135,7 +145,7 @@ impl Shared {
             priority: Priority(random.random_range(120..130)),
             lifo: random.random_bool(0.2),
             start: if random.random_bool(0.3) { Start::After(delay) } else { Start::Now },
-            dedup: key.flatten().map(|key| Dedup { key, mode: DedupMode::UntilFinished }),
+            dedup: key.flatten().map(|key| Dedup { key, mode }),
             options: Arc::new(options),
             origin: None,
         });

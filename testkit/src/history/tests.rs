@@ -26,6 +26,7 @@ fn claimed(epoch: i64, run: u32, crashes: u32) -> What {
         attempts: 0,
         crashes,
         run,
+        coalesced: 1,
         created_at: at,
         started_at: at,
         checkpoint: None,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use ferroq_core::job::{JobRecord, JobState, LaneKey, Priority, Slot};
+use ferroq_core::policy::dedup::DedupMode;
 
 use super::{History, Step};
 use crate::model::{Answer, Call};
@@ -22,8 +23,12 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
         let Step::Seen(snapshot) = after else { continue };
         let Some(queue) = snapshot.queues.get(&request.queue) else { continue };
         let slot = if claimed.claims.iter().any(|claim| claim.solo) { Slot::Solo } else { Slot::Lane };
-        let in_line: Vec<_> =
-            queue.jobs.iter().filter(|job| job.state == JobState::Waiting && job.slot == slot).collect();
+        // A job that is pending behind a key's holder comes into line when the holder leaves, which the claim itself may
+        // bring about, by finding it expired: then it comes after those that the claim looked at.
+        let was_pending =
+            |job: &&JobRecord| matches!(&job.spec.dedup, Some(dedup) if dedup.mode == DedupMode::KeepLatest);
+        let in_line = queue.jobs.iter().filter(|job| job.state == JobState::Waiting && job.slot == slot);
+        let in_line: Vec<_> = in_line.filter(|job| !was_pending(job)).collect();
         // Between lanes turns decide, and limits; within one nobody is passed over.
         let mut last: BTreeMap<&LaneKey, (Priority, i64)> = BTreeMap::new();
         for claim in &claimed.claims {

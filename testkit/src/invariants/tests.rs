@@ -42,6 +42,7 @@ fn record(spec: &JobSpec, state: JobState) -> JobRecord {
         attempts: 0,
         crashes: 0,
         runs: u32::from(active),
+        coalesced: 1,
         cancel_requested: false,
         created_at: AT,
         due_at: AT,
@@ -91,6 +92,7 @@ fn claim(jobs: &[(&JobSpec, i64)]) -> Step {
         attempts: 0,
         crashes: 0,
         run: 1,
+        coalesced: 1,
         created_at: AT,
         started_at: AT,
         checkpoint: None,
@@ -229,7 +231,7 @@ fn a_key_with_two_holders_or_none_is_refused() {
     let key = DedupKey::new("k").expect("legal");
     let dedup = Some(Dedup { key: key.clone(), mode: DedupMode::UntilFinished });
     let (a, b) = (JobSpec { dedup: dedup.clone(), ..spec(1) }, JobSpec { dedup, ..spec(2) });
-    let entry = |id| DedupEntry { key: key.clone(), holder: Holder { id, until: None } };
+    let entry = |id| DedupEntry { key: key.clone(), holder: Holder { id, until: None, pending: None } };
     let held = |jobs: &[(&JobSpec, JobState)], entries: Vec<DedupEntry>| {
         let jobs = jobs.iter().map(|(spec, state)| record(spec, *state)).collect();
         vec![Step::Seen(edit(snapshot(jobs), |queue| queue.dedup = entries))]

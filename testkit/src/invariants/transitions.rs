@@ -47,7 +47,11 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
 fn moves_of(call: &Call) -> Vec<Move> {
     match call {
         Call::Exchange(request) => {
-            let mut moves = Vec::new();
+            // A job that ends, or is found expired, may have another pending behind it.
+            let mut moves = vec![Move::Unblock, Move::Due];
+            if request.settlements.iter().any(|one| !one.follow_ups.is_empty()) {
+                moves.push(Move::Reschedule);
+            }
             if !request.settlements.is_empty() {
                 let ends =
                     [Move::Complete, Move::Retry, Move::Snooze, Move::Release, Move::Fail, Move::Cancel, Move::Due];
@@ -58,9 +62,13 @@ fn moves_of(call: &Call) -> Vec<Move> {
             }
             moves
         }
-        Call::Sweep(_) => vec![Move::Due, Move::Crash, Move::Fail, Move::Cancel],
+        // An enqueue under a held key may give the holder another time, or make it due.
+        Call::Enqueue(_) => vec![Move::Reschedule, Move::Due],
+        Call::Obliterate { .. } => vec![Move::Unblock, Move::Due],
+        Call::Sweep(_) => vec![Move::Due, Move::Crash, Move::Fail, Move::Cancel, Move::Unblock],
         Call::Act { request, .. } => match request.act {
-            Act::Cancel => vec![Move::Cancel],
+            Act::Cancel => vec![Move::Cancel, Move::Unblock, Move::Due],
+            Act::Remove => vec![Move::Unblock, Move::Due],
             Act::Retry { .. } => vec![Move::RetryByOperator],
             Act::Promote => vec![Move::Promote],
             Act::Reschedule(_) => vec![Move::Reschedule, Move::Due],

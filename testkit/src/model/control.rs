@@ -33,7 +33,11 @@ impl Model {
                 (matching.map(|job| job.spec.id).collect(), next)
             }
         };
-        let answers = ids.into_iter().map(|id| (id, queue.act(id, &request.act))).collect();
+        let mut answers = Vec::new();
+        for id in ids {
+            answers.push((id, queue.act(id, &request.act)));
+            queue.release_heirs();
+        }
         queue.prune_by_count();
         self.post(clock, &request.queue);
         ActReport { answers, next }
@@ -77,6 +81,7 @@ impl Model {
             let ended = queue.job(*id).is_some_and(|job| job.state.is_terminal());
             queue.remove(*id, if ended { Left::RemovedEnded } else { Left::RemovedLive });
         }
+        queue.release_heirs();
         if queue.jobs.is_empty() {
             self.queues.remove(name);
             return ObliterateAnswer::Done;
@@ -189,9 +194,9 @@ impl QueueModel {
             {
                 return ActAnswer::DedupHeld(holder);
             }
-            if !matches!(dedup.mode, DedupMode::For(_)) {
+            if matches!(dedup.mode, DedupMode::UntilFinished | DedupMode::WhileKept | DedupMode::KeepLatest) {
                 self.dedup.retain(|entry| entry.key != dedup.key);
-                self.dedup.push(DedupEntry { key: dedup.key, holder: Holder { id, until: None } });
+                self.dedup.push(DedupEntry { key: dedup.key, holder: Holder { id, until: None, pending: None } });
             }
         }
         let Some(job) = self.find(id) else { return ActAnswer::NotFound };

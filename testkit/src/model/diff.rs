@@ -44,9 +44,10 @@ fn claim_differences(expected: &ClaimAnswer, seen: &ClaimAnswer) -> Vec<String> 
 /// Claim's own Debug leaves most of it out.
 fn claim_text(claim: &Claim) -> String {
     format!(
-        "{:?} run {}, attempts {}, crashes {}, created {}, started {}, checkpoint {:?}, solo {}",
+        "{:?} run {}, coalesced {}, attempts {}, crashes {}, created {}, started {}, checkpoint {:?}, solo {}",
         claim.lease,
         claim.run,
+        claim.coalesced,
         claim.attempts,
         claim.crashes,
         claim.created_at,

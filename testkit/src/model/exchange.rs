@@ -9,6 +9,7 @@ use ferroq_core::storage::{
 };
 
 use super::Model;
+use super::leave::Left;
 use super::queue::{QueueModel, add_error, cut, epoch_after, line_of};
 
 impl Model {
@@ -74,6 +75,7 @@ impl Model {
             _ => queue.end(id, JobState::Cancelled, None),
         };
         queue.release(&lane);
+        queue.release_heirs();
         self.post(clock, name);
         let follow_ups = settlement
             .follow_ups
@@ -182,6 +184,7 @@ impl QueueModel {
                 !matches!(queue.look_at(id, claim, &mut claims, false), Look::NoRoom)
             });
         }
+        self.release_heirs();
         let waiting =
             |slot: Slot| self.jobs.iter().filter(move |job| job.state == JobState::Waiting && job.slot == slot);
         let earliest = self.jobs.iter().filter(|job| job.state == JobState::Delayed).map(|job| job.due_at).min();
@@ -259,6 +262,10 @@ impl QueueModel {
         if !claims.is_empty() && bytes + job.spec.payload.len() > claim.max_bytes {
             return Look::NoRoom;
         }
+        if job.runs == 0 {
+            self.let_go(id, Left::ForWork);
+        }
+        let Some(job) = self.find(id) else { return Look::PutAside };
         job.state = JobState::Active;
         job.slot = Slot::Lane;
         job.epoch = epoch_after(job.epoch, now);
@@ -273,6 +280,7 @@ impl QueueModel {
             attempts: job.attempts,
             crashes: job.crashes,
             run: job.runs,
+            coalesced: job.coalesced,
             created_at: job.created_at,
             started_at: now,
             checkpoint: job.notes.checkpoint.clone(),

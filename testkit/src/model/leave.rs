@@ -18,6 +18,7 @@ const WAITED_ON: Duration = Duration::from_secs(60);
 /// How a job left, as far as its dedup key is concerned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
+    ForWork,
     ByItself,
     Cancelled,
     RemovedLive,
@@ -101,15 +102,38 @@ impl QueueModel {
     }
 
     /// Frees a job's key, if it still holds it and this way out frees it.
-    fn let_go(&mut self, id: JobId, left: Left) {
+    pub(super) fn let_go(&mut self, id: JobId, left: Left) {
         let Some(dedup) = self.job(id).and_then(|job| job.spec.dedup.clone()) else { return };
         let frees = match dedup.mode {
             DedupMode::For(_) => left == Left::Cancelled || left == Left::RemovedLive,
             DedupMode::WhileKept => left == Left::RemovedLive || left == Left::RemovedEnded,
-            _ => true,
+            DedupMode::Debounce(_) | DedupMode::Coalesce { .. } => true,
+            _ => left != Left::ForWork,
         };
-        if frees {
-            self.dedup.retain(|entry| entry.key != dedup.key || entry.holder.id != id);
+        if !frees {
+            return;
+        }
+        for entry in self.dedup.iter_mut().filter(|entry| entry.key == dedup.key) {
+            if entry.holder.pending == Some(id) {
+                entry.holder.pending = None;
+            }
+            if entry.holder.id == id
+                && let Some(next) = entry.holder.pending.take()
+            {
+                entry.holder.id = next;
+                self.heirs.push(next);
+            }
+        }
+        self.dedup.retain(|entry| entry.key != dedup.key || entry.holder.id != id);
+    }
+
+    /// Pending jobs whose key came free go where their time says.
+    pub(super) fn release_heirs(&mut self) {
+        for id in std::mem::take(&mut self.heirs) {
+            if let Some(due_at) = self.job(id).filter(|job| job.state == JobState::Blocked).map(|job| job.due_at) {
+                self.stand(id, Some(due_at));
+                self.log(EventKind::Promoted, id);
+            }
         }
     }
 

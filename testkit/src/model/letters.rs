@@ -15,7 +15,7 @@ use super::queue::QueueModel;
 pub(super) fn copy_of(job: &JobRecord, to: QueueName) -> Arc<JobSpec> {
     let failed_at = job.finished_at.unwrap_or_default();
     let mut copy = bare(job);
-    copy.id = id_from(job, failed_at);
+    copy.id = id_from(job, 1, failed_at);
     copy.queue = to;
     copy.origin = Some(Arc::new(Origin {
         queue: job.spec.queue.clone(),
@@ -40,14 +40,14 @@ fn bare(job: &JobRecord) -> JobSpec {
     bare
 }
 
-fn id_from(job: &JobRecord, at: Timestamp) -> JobId {
+fn id_from(job: &JobRecord, more: i64, at: Timestamp) -> JobId {
     let mut bytes = *job.spec.id.as_bytes();
     let (millis, rest) = (at.as_micros() / 1000, at.as_micros() % 1000);
     let eight = |number: i64| (0..8).map(move |place| (number >> (56 - 8 * place)) as u8);
     for (byte, new) in bytes.iter_mut().zip(eight(millis).skip(2)) {
         *byte = new;
     }
-    let mixed = eight(rest).skip(6).chain(eight(job.epoch));
+    let mixed = eight(rest).skip(6).chain(eight(job.epoch + more));
     for (byte, more) in bytes.iter_mut().skip(6).zip(mixed) {
         *byte ^= more;
     }
@@ -63,7 +63,7 @@ impl QueueModel {
             return ActAnswer::Refused(state);
         };
         let mut again = bare(job);
-        again.id = id_from(job, now);
+        again.id = id_from(job, 2, now);
         again.queue = home;
         self.letters.push(Arc::new(again));
         self.log(EventKind::Removed, id);

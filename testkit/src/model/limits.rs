@@ -129,6 +129,12 @@ impl Model {
         limiter.acquire(rate, clock.as_micros(), permits, false)
     }
 
+    /// The limiters of which nothing counts any more, so that a store may have dropped them.
+    pub fn limiters_gone(&self, clock: Timestamp) -> Vec<LimiterName> {
+        let gone = self.limiters.iter().filter(|(_, limiter)| clock.as_micros() >= limiter.gone_at);
+        gone.map(|(name, _)| name.clone()).collect()
+    }
+
     /// A limiter forgets all.
     pub fn reset(&mut self, limiter: &LimiterName) {
         self.limiters.remove(limiter);

@@ -18,6 +18,7 @@
 
 mod call;
 mod control;
+mod dedup;
 mod diff;
 mod exchange;
 mod lanes;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventKind;
+use ferroq_core::job::Start;
 use ferroq_core::job::{ErrorEntry, ErrorKind, JobId, JobRecord, JobSpec, JobState, Notes, Slot};
 use ferroq_core::policy::dedup::{DedupMode, Holder};
 use ferroq_core::storage::{DedupEntry, EnqueueAnswer, Lease, QueueConfig};
@@ -32,6 +33,8 @@ pub struct QueueModel {
     pub(super) attended_at: Timestamp,
     pub(super) counter: i64,
     pub(super) lanes: LanesModel,
+    /// Pending jobs that hold their key now, and still are where they were.
+    pub(super) heirs: Vec<JobId>,
     /// The jobs that the present call ended and whose records were kept.
     pub(super) ended: Vec<JobId>,
     /// Jobs for other queues, to be enqueued there before anything else happens.
@@ -125,29 +128,47 @@ impl QueueModel {
         if self.job(spec.id).is_some() {
             return EnqueueAnswer::Duplicate(spec.id);
         }
-        if let Some(dedup) = &spec.dedup {
-            if let Some(holder) = self.holder(&dedup.key) {
-                return EnqueueAnswer::Duplicate(holder);
+        let mut pending = false;
+        if let Some(dedup) = &spec.dedup
+            && let Some(holder) = self.holder(&dedup.key)
+        {
+            match self.meet(spec, dedup, holder) {
+                Some(answer) => return answer,
+                None => pending = true,
             }
+        } else if let Some(dedup) = &spec.dedup {
             let until = match dedup.mode {
                 DedupMode::For(span) => Some(now.after(span)),
                 _ => None,
             };
             self.dedup.retain(|entry| entry.key != dedup.key);
-            self.dedup.push(DedupEntry { key: dedup.key.clone(), holder: Holder { id: spec.id, until } });
+            self.dedup
+                .push(DedupEntry { key: dedup.key.clone(), holder: Holder { id: spec.id, until, pending: None } });
         }
         self.counter += 1;
-        let due_at = super::leave::due(spec.start, now);
+        let start = match spec.dedup.as_ref().map(|dedup| dedup.mode) {
+            Some(DedupMode::Debounce(span)) => Start::After(span),
+            Some(DedupMode::Coalesce { count, max_wait }) if count > 1 => Start::After(max_wait),
+            Some(DedupMode::Coalesce { .. }) => Start::Now,
+            _ => spec.start,
+        };
+        let due_at = super::leave::due(start, now);
+        let state = match (pending, due_at > now) {
+            (true, _) => JobState::Blocked,
+            (false, true) => JobState::Delayed,
+            (false, false) => JobState::Waiting,
+        };
         self.jobs.push(JobRecord {
             spec: spec.clone(),
             seq: if spec.lifo { -self.counter } else { self.counter },
-            state: if due_at > now { JobState::Delayed } else { JobState::Waiting },
-            slot: if due_at > now { Slot::Lane } else { line_of(0, spec) },
+            state,
+            slot: if state == JobState::Waiting { line_of(0, spec) } else { Slot::Lane },
             priority: spec.priority,
             epoch: 0,
             attempts: 0,
             crashes: 0,
             runs: 0,
+            coalesced: 1,
             cancel_requested: false,
             created_at: now,
             due_at,

@@ -62,6 +62,7 @@ impl QueueModel {
             self.stand(id, None);
         }
         self.release(&lane);
+        self.release_heirs();
     }
 
     fn old_records(&self) -> Vec<JobId> {

@@ -4,6 +4,7 @@
 
 mod bookkeeping;
 mod leases;
+mod letters;
 mod operators;
 mod repeats;
 mod wrap;
@@ -62,6 +63,8 @@ pub fn all() -> Vec<Mutant> {
         mutant("ignores_cancel", "an Active job's worker is asked to cancel", mutate::<operators::CancelIgnored>),
         mutant("claims_while_paused", "a paused queue hands out nothing", mutate::<operators::PauseIgnored>),
         mutant("starts_expired_jobs", "an expired job is not started", mutate::<operators::NeverExpires>),
+        mutant("copies_nothing", "a job that failed for good leaves a dead letter", mutate::<letters::NoCopies>),
+        mutant("loses_redriven_jobs", "a redrive brings a dead letter home", mutate::<letters::RedriveRemoves>),
         mutant("ignores_bytes", "a claim keeps to max_bytes", mutate::<operators::AnySize>),
     ]
 }

@@ -270,6 +270,7 @@ impl Case {
             Op::Advance(pass) => self.advance(pass),
             Op::Lapse { queue } => self.lapse(self.world.names.queue(*queue)).await?,
             Op::StepBack => {
+                self.forget_gone_limiters().await?;
                 self.told.push("   the clock goes back by an hour".to_owned());
                 self.clocks.iter().for_each(|clock| clock.step_back(secs(3600u64)));
             }

@@ -29,7 +29,18 @@ impl Case {
     }
 
     pub(super) async fn reset_limiter(&mut self, limiter: u8) -> Outcomes {
-        let limiter = name(limiter)?;
+        self.forget_limiter(name(limiter)?).await
+    }
+
+    /// A limiter that is gone may have been dropped or not, which shows once the clock steps back. So they are dropped before.
+    pub(super) async fn forget_gone_limiters(&mut self) -> Outcomes {
+        for limiter in self.model.limiters_gone(self.now()) {
+            self.forget_limiter(limiter).await?;
+        }
+        Ok(())
+    }
+
+    async fn forget_limiter(&mut self, limiter: LimiterName) -> Outcomes {
         self.told.push(format!("   reset limiter {limiter}"));
         for side in &self.sides {
             side.fixture.storage.reset(&limiter).await.map_err(|error| format!("reset: {error}"))?;

@@ -235,7 +235,8 @@ pub struct JobDraft {
     pub lifo: bool,
     /// The delay in seconds; 0 for none.
     pub delay: u16,
-    /// Which dedup key, and the mode: 0 until finished, 1 while kept, else for so many seconds.
+    /// Which dedup key, and the mode: 0 until finished, 1 while kept, to 7 for so many seconds, to 13 debounced by the
+    /// seconds beyond 7, 14 keep latest, else coalesced up to the number beyond 14.
     pub dedup: Option<(u8, u8)>,
     /// The attempts budget.
     pub max_attempts: u8,
@@ -351,7 +352,13 @@ fn job() -> impl Strategy<Value = JobDraft> {
         prop_oneof![3 => Just(128u8), 1 => Just(1u8), 1 => Just(200u8)],
         prop::bool::weighted(0.2),
         prop_oneof![5 => Just(0u16), 3 => seconds()],
-        option::weighted(0.35, (0u8..2, prop_oneof![3 => Just(0u8), 2 => Just(1u8), 2 => 2u8..8])),
+        option::weighted(
+            0.35,
+            (
+                0u8..2,
+                prop_oneof![3 => Just(0u8), 2 => Just(1u8), 2 => 2u8..8, 3 => 8u8..14, 4 => Just(14u8), 3 => 15u8..19],
+            ),
+        ),
         0u8..60,
     );
     let how = (

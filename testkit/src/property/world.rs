@@ -186,7 +186,10 @@ impl World {
                 mode: match mode {
                     0 => DedupMode::UntilFinished,
                     1 => DedupMode::WhileKept,
-                    seconds => DedupMode::For(secs(seconds)),
+                    seconds @ 2..=7 => DedupMode::For(secs(seconds)),
+                    seconds @ 8..=13 => DedupMode::Debounce(secs(seconds - 7)),
+                    14 => DedupMode::KeepLatest,
+                    count => DedupMode::Coalesce { count: u32::from(count - 14), max_wait: secs(5u8) },
                 },
             }),
             options: Arc::new(options),

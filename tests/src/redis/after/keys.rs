@@ -296,8 +296,14 @@ impl Queue<'_> {
     fn dedup(&self) {
         let holds: BTreeSet<&[u8]> = self.sorted("holds").iter().map(|(key, _)| &key[..]).collect();
         for (key, hold) in self.hash("dedup") {
-            assert_eq!(hold.len(), 24, "queue {:?}: a hold", self.name);
-            let ends = hold[16..] != [0; 8];
+            assert!(matches!(hold.len(), 24 | 40), "queue {:?}: a hold", self.name);
+            let ends = hold[16..24] != [0; 8];
+            let blocked = |id: &[u8]| self.sorted("blocked").iter().any(|(member, _)| member.ends_with(id));
+            assert!(
+                hold.len() == 24 || blocked(&hold[24..]),
+                "queue {:?}: a pending job that is not Blocked",
+                self.name
+            );
             assert!(!ends || holds.contains(key), "queue {:?}: a hold with an end that nobody drops", self.name);
         }
     }
