@@ -73,7 +73,10 @@ impl RedisStorage {
         for _ in 0..WINDOWS_MAX {
             let Some((now, calendars)) = windows_wanted(&value) else { break };
             let windows = windows(now, &calendars);
-            self.run(&WINDOWS, &keys, &answers, |cmd| drop(cmd.arg(&windows))).await?;
+            self.run(&WINDOWS, &keys, &answers, |cmd| {
+                cmd.arg(&windows);
+            })
+            .await?;
             value = self.run(&EXCHANGE, &keys, &answers, args).await?;
         }
         let mut answered = Answered::read(value).map_err(|Unreadable| strange("the exchange script's answer"))?;

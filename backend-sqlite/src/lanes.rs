@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use ferroq_core::clock::Timestamp;
 use ferroq_core::job::{LaneClass, LaneKey};
-use ferroq_core::policy::lanes::{LanePolicy, LaneTerms, Limits, Room, Starts};
+use ferroq_core::policy::lanes::{LanePolicy, LaneTerms, Room, StartLimits, Starts};
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::QueueConfig;
 use serde::{Deserialize, Serialize};
@@ -483,19 +483,19 @@ impl Lanes {
     }
 
     /// The room of the queue, with so many jobs Active.
-    pub(crate) fn room(&self, limits: &Limits, active: i64, now: Timestamp) -> Room {
+    pub(crate) fn room(&self, limits: &StartLimits, active: i64, now: Timestamp) -> Room {
         Room::new(limits, active.max(0).unsigned_abs(), self.starts.as_ref(), now)
     }
 
     /// The room of a lane, with so many jobs of the queue Active.
-    pub(crate) fn room_of_lane(&self, key: &LaneKey, limits: &Limits, active: i64, now: Timestamp) -> Room {
+    pub(crate) fn room_of_lane(&self, key: &LaneKey, limits: &StartLimits, active: i64, now: Timestamp) -> Room {
         let lane = self.known_number(key).and_then(|number| self.lane(number));
         let active = if key.is_default() { active - self.named_active } else { lane.map_or(0, |lane| lane.active) };
         Room::new(limits, active.max(0).unsigned_abs(), lane.and_then(|lane| lane.starts.as_ref()), now)
     }
 
     /// The room of a class.
-    pub(crate) fn room_of_class(&self, class: &LaneClass, limits: &Limits, now: Timestamp) -> Room {
+    pub(crate) fn room_of_class(&self, class: &LaneClass, limits: &StartLimits, now: Timestamp) -> Room {
         let active = self.active_of_class.get(class).copied().unwrap_or_default();
         Room::new(limits, active.max(0).unsigned_abs(), self.starts_of_class.get(class), now)
     }
@@ -516,7 +516,7 @@ impl Lanes {
             self.has_starts |= number != OWN;
             self.changed = true;
         }
-        if let Some((class, Limits { rate: Some(rate), .. })) = config.lanes.class_total(key) {
+        if let Some((class, StartLimits { rate: Some(rate), .. })) = config.lanes.class_total(key) {
             take(self.starts_of_class.entry(class).or_default(), rate);
             self.changed = true;
         }
