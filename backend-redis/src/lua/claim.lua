@@ -316,6 +316,10 @@ local function claim(ask, out)
     end
   end
   write_claims(ask)
+  if #heirs > 0 then
+    job.place_heirs()
+  end
+  laned = laned or is_laned()
   local more, lanes_at
   if laned then
     more, lanes_at = lanes.look_ahead()
@@ -323,9 +327,6 @@ local function claim(ask, out)
     look_at = look_at < EXACT_MAX and look_at or nil
   else
     more = call('ZCARD', K.LINE) > 0
-  end
-  if #heirs > 0 then
-    job.place_heirs()
   end
   if before.delayed > 0 or moved then
     local at = tonumber(call('ZRANGE', K.DELAYED_SET, 0, 0, 'WITHSCORES')[2])

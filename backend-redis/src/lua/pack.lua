@@ -9,6 +9,8 @@ local MAX8 = '\127\255\255\255\255\255\255\255'
 -- Beyond this a double skips numbers. It is the year 2255, so a later instant is taken to be never.
 local EXACT_MAX = 9007199254740992
 local SEQ_BIAS = 4503599627370496
+-- A clock that lags by less than this did not step back.
+local LAG_MAX = 60000000
 -- So many arguments fit on Lua's stack with room to spare.
 local ARGS_MAX = 4000
 

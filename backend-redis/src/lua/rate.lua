@@ -1,12 +1,11 @@
 -- Rate limits, as ferroq_core::policy::rate decides them. A state is groups of past starts: the time of a group's last start
 -- (8 bytes) and how many there were (4 bytes), in the order of time; here the two in turn, in one list. A bound is a limit
 -- and a span: any `window` microseconds, or the calendar's window from `first` up to `last`.
+local GROUP_BYTES = 12
+local GROUPS_MAX = 128
+
 local function make_rate()
   local rate = {}
-
-  local GROUP_BYTES = 12
-  local GROUPS_MAX = 128
-  local LAG_MAX = 60000000
 
   -- The groups, or nothing if the bytes are no state. One call for all: they are read for every question.
   function rate.read(bytes)
