@@ -26,7 +26,6 @@ pub struct QueueConfig {
     /// can't be read are not copied.
     pub dead_letter: Option<QueueName>,
     /// What may start of the queue as a whole, over all processes.
-    #[serde(skip_serializing_if = "StartLimits::is_none")]
     pub limits: StartLimits,
     /// What its lanes may do.
     pub lanes: LaneRules,

@@ -50,6 +50,7 @@ impl QueueModel {
                     job.state = JobState::Waiting;
                     job.due_at = now;
                     job.slot = line_of(job.crashes, &job.spec);
+                    self.see_lanes();
                     self.log(EventKind::Promoted, holder);
                 }
                 Some(EnqueueAnswer::Coalesced(holder, coalesced))
