@@ -16,6 +16,12 @@ local LANES_SET_ASIDE_MAX, LANES_BACK_MAX = 100, 1000
 -- Jobs that come to stand in line and are not written yet.
 local put_line = {}
 
+on_step_back = function()
+  if is_laned() then
+    lanes.step_back()
+  end
+end
+
 parts_to_open[#parts_to_open + 1] = function()
   local known, count, usage, rate = {}, before.lanes, {}, make_rate()
   local MAX_AT = EXACT_MAX
@@ -366,16 +372,22 @@ parts_to_open[#parts_to_open + 1] = function()
     end
   end
 
+  -- A job of this lane is Active no more.
+  function lanes.uncount(name)
+    if not meta.counted or name == '' then
+      return
+    end
+    count_down('a' .. name)
+    count_down('n')
+    local class = class_of(name)
+    if class then
+      count_down('A' .. class)
+    end
+  end
+
   -- A job of this lane has left Active: if the lane waited for that, it takes its turn again.
   function lanes.released(name)
-    if meta.counted and name ~= '' then
-      count_down('a' .. name)
-      count_down('n')
-      local class = class_of(name)
-      if class then
-        count_down('A' .. class)
-      end
-    end
+    lanes.uncount(name)
     hint_work = true
     local l = entry_of(name)
     if l and l.standing == STANDS.CLOSED then
@@ -557,6 +569,36 @@ parts_to_open[#parts_to_open + 1] = function()
     local over = call('ZRANGEBYSCORE', K.FADES, '-inf', string.format('%.0f', now), 'LIMIT', 0, max)
     many('HDEL', K.USAGE, over, 1)
     many('ZREM', K.FADES, over, 1)
+  end
+
+  -- The clock stepped back: starts that were later than now count as of now, and what was forgotten stays so.
+  function lanes.step_back()
+    local all = call('HGETALL', K.USAGE)
+    for i = 1, #all, 2 do
+      local field, bytes = all[i], all[i + 1]
+      local kind = sub(field, 1, 1)
+      if (field == 'q' or kind == 'c' or kind == 'l') and #bytes >= 8 then
+        local till, groups = number(bytes), rate.read(sub(bytes, 9)) or rate.read('')
+        local last = groups[#groups - 1]
+        if till <= meta.last then
+          call('HDEL', K.USAGE, field)
+        elseif last and last > now then
+          local later = 0
+          while groups[#groups - 1] and groups[#groups - 1] > now do
+            later = later + groups[#groups]
+            groups[#groups], groups[#groups - 1] = nil, nil
+          end
+          groups[#groups + 1], groups[#groups + 2] = now, later
+          till = now + till - last
+          call('HSET', K.USAGE, field, pack('>i8', till) .. rate.write(groups))
+          if kind == 'l' then
+            call('ZADD', K.FADES, string.format('%.0f', till), field)
+          end
+        end
+      end
+    end
+    usage = {}
+    lanes.reopen()
   end
 
   -- Rules changed: every lane that is set aside now is to come back.

@@ -166,9 +166,13 @@ end
 
 -- The first write of a turn, once it is clear that there will be one: storage time follows a clock that stepped back, and
 -- every lease gets its full term again.
+local on_step_back
 local function go_on()
   if meta.last and now < meta.last then
     extend_leases(nil)
+    if on_step_back then
+      on_step_back()
+    end
     meta.attended = now
     queue_event(E.STEPPED_BACK)
   end
