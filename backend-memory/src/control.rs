@@ -316,6 +316,13 @@ impl Turn<'_> {
     }
 
     fn reschedule(&mut self, key: Key, start: Start) -> ActAnswer {
+        let state = self.start_over(key, start);
+        self.hints.work = true;
+        ActAnswer::Done(state)
+    }
+
+    /// Gives a job that is not Active another start; the state that it is in then.
+    pub(crate) fn start_over(&mut self, key: Key, start: Start) -> JobState {
         let (state, due_at) = place(start, self.now);
         self.queue.roster.change(key, |record| {
             record.due_at = due_at;
@@ -327,7 +334,6 @@ impl Turn<'_> {
             }
         });
         self.events.job(EventKind::Rescheduled, self.queue.roster.get(key).id());
-        self.hints.work = true;
-        ActAnswer::Done(state)
+        state
     }
 }

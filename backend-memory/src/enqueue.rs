@@ -83,16 +83,7 @@ impl Turn<'_> {
             Meeting::Follow => None,
             Meeting::Restart(start) => {
                 self.replace(key, spec);
-                let (state, due_at) = place(start, self.now);
-                self.queue.roster.change(key, |record| {
-                    record.due_at = due_at;
-                    if state == JobState::Waiting {
-                        wait(record);
-                    } else {
-                        (record.state, record.slot) = (state, Slot::Lane);
-                    }
-                });
-                self.events.job(EventKind::Rescheduled, holder.id);
+                self.start_over(key, start);
                 self.hints.work = true;
                 Some(EnqueueAnswer::Replaced(holder.id))
             }

@@ -3,6 +3,7 @@
 use ferroq_core::job::JobState;
 use ferroq_core::policy::retention::KeepRule;
 use ferroq_core::storage::{ErrorCode, ExchangeRequest, JobFilter, Storage};
+use tokio::task::JoinHandle;
 
 use super::*;
 
@@ -125,14 +126,7 @@ async fn threads_that_fail_and_redrive_between_two_queues_lose_none_and_wait_for
             }
         })
     });
-    for worker in workers.collect::<Vec<_>>() {
-        worker.await.unwrap();
-    }
-    let mut waiting = 0;
-    for queue in &ring {
-        waiting += b.store.counts(queue).await.unwrap().waiting;
-    }
-    assert_eq!(waiting, 2 * JOBS as u64);
+    all_wait(&b, &ring, workers, 2 * JOBS as u64).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -162,12 +156,17 @@ async fn threads_that_hand_jobs_between_two_queues_lose_none_and_wait_for_none()
             }
         })
     });
+    all_wait(&b, &ring, workers, 2 * JOBS as u64).await;
+}
+
+/// Once the workers have ended, all jobs wait in one of the queues.
+async fn all_wait(b: &Bench, ring: &[QueueName], workers: impl Iterator<Item = JoinHandle<()>>, jobs: u64) {
     for worker in workers.collect::<Vec<_>>() {
         worker.await.unwrap();
     }
     let mut waiting = 0;
-    for queue in &ring {
+    for queue in ring {
         waiting += b.store.counts(queue).await.unwrap().waiting;
     }
-    assert_eq!(waiting, 2 * JOBS as u64);
+    assert_eq!(waiting, jobs);
 }

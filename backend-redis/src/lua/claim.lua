@@ -41,19 +41,27 @@ parts_to_open[#parts_to_open + 1] = function()
     job.finish(j, FAILED, failure)
   end
 
+  -- Takes a job out of a set and puts it back in line; the job, if it can be read.
+  local function back_in_line(set, member)
+    local j = job.load(sub(member, 8), member)
+    call('ZREM', set, member)
+    if j and j.unreadable then
+      job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
+      return nil
+    elseif j then
+      job.wait(j)
+      job.stand(j)
+    end
+    return j
+  end
+
   -- Brings up to `max` due jobs forward, by (due time, seq); how many there were.
   function job.promote_due(max)
     local members = call('ZRANGEBYSCORE', K.DELAYED_SET, '-inf', string.format('%.0f', now), 'LIMIT', 0, max)
     for i = 1, #members do
-      local id = sub(members[i], 8)
-      local j = job.load(id, members[i])
-      call('ZREM', K.DELAYED_SET, members[i])
-      if j and j.unreadable then
-        job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
-      elseif j then
-        job.wait(j)
-        job.stand(j)
-        event(E.PROMOTED, id)
+      local j = back_in_line(K.DELAYED_SET, members[i])
+      if j then
+        event(E.PROMOTED, j.id)
         hint_work = true
       end
     end
@@ -68,14 +76,7 @@ parts_to_open[#parts_to_open + 1] = function()
         local from = shelf * 256
         local members = call('ZRANGEBYSCORE', K.SHELVES, from, from + 255, 'LIMIT', 0, max)
         for k = 1, #members do
-          local j = job.load(sub(members[k], 8), members[k])
-          call('ZREM', K.SHELVES, members[k])
-          if j and j.unreadable then
-            job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
-          elseif j then
-            job.wait(j)
-            job.stand(j)
-          end
+          back_in_line(K.SHELVES, members[k])
         end
         max = max - #members
       end

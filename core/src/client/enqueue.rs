@@ -85,7 +85,8 @@ impl<J: Job> EnqueueAll<J> {
 
     setters!();
 
-    /// Gives each job a dedup key of its own, in place of one that is made from its payload. ([`dedup`](Self::dedup) gives all the same one, which is refused for more
+    /// Gives each job a dedup key of its own, in place of one that is made from its payload.
+    /// ([`dedup`](Self::dedup) gives all the same one, which is refused for more
     /// than one job.)
     pub fn dedup_by<K: Into<String>>(mut self, mut key: impl FnMut(&J) -> K, mode: DedupMode) -> Self {
         self.keys = Some(Keys { keys: self.jobs.iter().map(|job| key(job).into()).collect(), mode });
