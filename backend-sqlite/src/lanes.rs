@@ -472,6 +472,8 @@ impl Lanes {
 
     /// Rules changed: every lane that is set aside now is to come back.
     pub(crate) fn reopen(&mut self) {
+        // The default lane alone may stand there with turn 0, and none must not look like nothing to reopen.
+        self.turns = self.turns.max(1);
         self.changed |= self.reopen_to != self.turns;
         self.reopen_to = self.turns;
     }

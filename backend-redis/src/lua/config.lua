@@ -17,7 +17,8 @@ local function store_config(at)
   if counted then
     lanes.count_active()
   end
-  call('HSET', K.META, 'rules', rules, 'lanes_said', said, 'calendars', ARGV[at + 13])
+  call('HSET', K.META, 'rules', rules, 'lanes_said', said)
+  lanes.name_calendars(ARGV[at + 13])
   call('HSET', K.META, 'paused', ARGV[at], 'config', ARGV[at + 1], 'keep_completed_age', ARGV[at + 2], 'keep_completed',
     ARGV[at + 3], 'keep_failed_age', ARGV[at + 4], 'keep_failed', ARGV[at + 5], 'keep_cancelled_age', ARGV[at + 6],
     'keep_cancelled', ARGV[at + 7], 'events_kept', ARGV[at + 8], 'dead_letter', ARGV[at + 9])

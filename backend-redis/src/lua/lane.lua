@@ -15,17 +15,7 @@ lanes.set_policy(ARGV[2], ARGV[3])
 if ARGV[4] == '1' then
   lanes.count_active()
 end
-if ARGV[5] ~= '' then
-  local named = meta.calendars and meta.calendars ~= '' and cjson.decode(meta.calendars) or {}
-  local is_new = true
-  for i = 1, #named do
-    is_new = is_new and named[i] ~= ARGV[5]
-  end
-  if is_new then
-    named[#named + 1] = ARGV[5]
-    call('HSET', K.META, 'calendars', cjson.encode(named))
-  end
-end
+lanes.name_calendar(ARGV[5])
 created = not exists
 hint_control = true
 finish()

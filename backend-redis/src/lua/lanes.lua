@@ -536,6 +536,47 @@ parts_to_open[#parts_to_open + 1] = function()
     end
   end
 
+  -- The calendars that the settings and lanes' own policies name are kept apart, so that neither drops the other's; an exchange
+  -- reads them together.
+  local function join_calendars()
+    local said = call('HMGET', K.META, 'said_calendars', 'lane_calendars')
+    local named, known = {}, {}
+    for i = 1, 2 do
+      for _, calendar in ipairs(cjson.decode(said[i] or '[]')) do
+        if not known[calendar] then
+          named[#named + 1], known[calendar] = calendar, true
+        end
+      end
+    end
+    meta.calendars = #named > 0 and cjson.encode(named) or ''
+    call('HSET', K.META, 'calendars', meta.calendars)
+  end
+
+  -- The settings name these calendars now, as JSON.
+  function lanes.name_calendars(said)
+    call('HSET', K.META, 'said_calendars', said)
+    join_calendars()
+  end
+
+  -- One more lane's own policy names a calendar, or '' for none. With no such policy left, none is named.
+  function lanes.name_calendar(calendar)
+    if before.policies == 0 then
+      call('HDEL', K.META, 'lane_calendars')
+    elseif calendar ~= '' then
+      local named = cjson.decode(call('HGET', K.META, 'lane_calendars') or '[]')
+      for i = 1, #named do
+        if named[i] == calendar then
+          return
+        end
+      end
+      named[#named + 1] = calendar
+      call('HSET', K.META, 'lane_calendars', cjson.encode(named))
+    else
+      return
+    end
+    join_calendars()
+  end
+
   -- Whether the windows that the client computed hold the present, for every calendar that is named.
   function lanes.are_windows_known()
     local named = cjson.decode(meta.calendars)
