@@ -186,6 +186,7 @@ impl<J: Job, S: Send + Sync + 'static> Perform<J, S> {
             started_at: now,
             checkpoint: self.checkpoint,
             solo: false,
+            batch: None,
         };
         let run = Run::recorded(claim, self.client);
         if let Some(reason) = self.stopped {

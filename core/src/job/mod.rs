@@ -19,7 +19,7 @@ pub use options::{JobOptions, JobSpec, Priority, Start};
 pub use origin::Origin;
 pub use payload::{CodecTag, PAYLOAD_BYTES_MAX_DEFAULT, Payload};
 pub use record::{
-    ERROR_TEXT_BYTES_MAX, ERRORS_KEPT_MAX, ErrorEntry, ErrorKind, FailReason, JobRecord, LOG_LINE_BYTES_MAX,
-    LOG_LINES_MAX, LogLine, Notes, Progress, Slot, clip,
+    BatchNumber, ERROR_TEXT_BYTES_MAX, ERRORS_KEPT_MAX, ErrorEntry, ErrorKind, FailReason, JobRecord,
+    LOG_LINE_BYTES_MAX, LOG_LINES_MAX, LogLine, Notes, Progress, Slot, clip,
 };
 pub use state::{JobState, Move, transition};

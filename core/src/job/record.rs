@@ -108,6 +108,11 @@ pub enum Slot {
     Shelf,
 }
 
+/// Names a batch in its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BatchNumber(pub i64);
+
 /// What runs left on a job: the parts of a record that most jobs never have. Storages keep it as one serialized
 /// value and leave it out where it is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,6 +197,9 @@ pub struct JobRecord {
     /// [`DedupMode::Coalesce`](crate::policy::dedup::DedupMode::Coalesce).
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub coalesced: u32,
+    /// The batch of its queue that it leads or is a member of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchNumber>,
     /// Somebody asked to cancel it while it was Active.
     pub cancel_requested: bool,
     /// When the storage took it.

@@ -13,7 +13,7 @@ pub enum JobState {
     Waiting = 0,
     /// Waits for its time: a delay, a retry's backoff, a snooze.
     Delayed = 1,
-    /// Waits for other jobs to end: those it depends on, or the one that holds its dedup key.
+    /// Waits for other jobs to end: those it depends on, the one that holds its dedup key, or the one that leads its batch.
     Blocked = 2,
     /// A worker holds its lease.
     Active = 3,
@@ -81,6 +81,8 @@ pub enum Move {
     Unblock,
     /// A worker took it.
     Claim,
+    /// It was gathered into the batch that a worker took.
+    Gather,
     /// Its handler succeeded.
     Complete,
     /// Its handler failed and may try again later.
@@ -107,10 +109,11 @@ pub enum Move {
 
 impl Move {
     /// Every move, in the order of the diagram.
-    pub const ALL: [Move; 14] = [
+    pub const ALL: [Move; 15] = [
         Move::Due,
         Move::Unblock,
         Move::Claim,
+        Move::Gather,
         Move::Complete,
         Move::Retry,
         Move::Snooze,
@@ -136,10 +139,12 @@ pub const fn transition(from: JobState, what: Move) -> Option<JobState> {
         (Delayed, Due) => Waiting,
         (Blocked, Unblock) => Delayed,
         (Waiting, Claim) => Active,
-        (Active, Complete) => Completed,
-        (Active, Retry) => Delayed,
-        (Active, Snooze) => Delayed,
-        (Active, Release) => Waiting,
+        (Waiting, Gather) => Blocked,
+        // A member of a batch is settled from where it is gathered.
+        (Active | Blocked, Complete) => Completed,
+        (Active | Blocked, Retry) => Delayed,
+        (Active | Blocked, Snooze) => Delayed,
+        (Active | Blocked, Release) => Waiting,
         (Active, Crash) => Waiting,
         (Active, Block) => Blocked,
         (Active | Waiting | Blocked, Fail) => Failed,

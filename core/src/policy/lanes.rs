@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::batch::BatchGate;
 use super::rate::{Rate, RateState};
 use crate::clock::Timestamp;
 use crate::job::{LaneClass, LaneKey};
@@ -147,6 +148,8 @@ pub struct LanePolicy {
     pub concurrency: Say<u32>,
     /// How many of its jobs may start in a span of time.
     pub rate: Say<Rate>,
+    /// When its jobs run, together with others of it; see [`super::batch`].
+    pub batch: Say<BatchGate>,
     /// Whether nothing of it starts. A lane is paused if its own policy, its class's or the one for every lane says so.
     pub paused: bool,
 }
@@ -186,6 +189,8 @@ pub struct LaneTerms {
     pub turn_jobs: u32,
     /// What may start of it.
     pub limits: StartLimits,
+    /// When its jobs run, in batches, if they do.
+    pub batch: Option<BatchGate>,
     /// Whether nothing of it starts.
     pub paused: bool,
 }
@@ -202,6 +207,7 @@ impl LaneRules {
                 concurrency: said.iter().fold(Say::Inherit, |said, policy| said.or(policy.concurrency)).limit(),
                 rate: said.iter().fold(Say::Inherit, |said: Say<Rate>, policy| said.or(policy.rate.clone())).limit(),
             },
+            batch: said.iter().fold(Say::Inherit, |said, policy| said.or(policy.batch)).limit(),
             paused: said.iter().any(|policy| policy.paused),
         }
     }
@@ -237,6 +243,9 @@ impl LanePolicy {
         let mut problems = Vec::new();
         if self.weight == Some(0) {
             problems.push(format!("a weight of 0 for {whom} would never serve it; give 1 or more, or pause it"));
+        }
+        if self.batch.limit().is_some_and(|gate| gate.size == 0) {
+            problems.push(format!("a batch of 0 jobs for {whom} holds none; give a size of 1 or more"));
         }
         let concurrency = self.concurrency.limit();
         let rate = self.rate.clone().limit();

@@ -3,6 +3,7 @@
 //! them together.
 
 pub mod backoff;
+pub mod batch;
 pub mod dead_letter;
 pub mod dedup;
 pub mod enqueue;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CallId, JobWatch, SignalReceiver, StorageError};
 use crate::clock::Timestamp;
-use crate::job::{ErrorKind, JobId, JobKind, JobSpec, JobState, Payload, Progress, QueueName, WorkerId};
+use crate::job::{BatchNumber, ErrorKind, JobId, JobKind, JobSpec, JobState, Payload, Progress, QueueName, WorkerId};
 
 /// How many due jobs one claim brings forward at most.
 pub const PROMOTE_ITEMS_MAX: usize = 1000;
@@ -173,6 +173,8 @@ pub struct Claim {
     pub checkpoint: Option<Payload>,
     /// Whether it must run alone in its process. Such a claim is the only one in its answer.
     pub solo: bool,
+    /// The batch that it leads, whose members run with it; see [`Batches`](super::Batches).
+    pub batch: Option<BatchNumber>,
 }
 
 impl fmt::Debug for Claim {
@@ -281,6 +283,8 @@ pub struct SweepRequest {
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweepAnswer {
+    /// Members of batches that failed as a whole.
+    pub failed: usize,
     /// Leases that had run out.
     pub stalled: usize,
     /// Delayed jobs whose time had come.
@@ -376,7 +380,7 @@ pub trait Jobs: Send + Sync + 'static {
     /// Does what time has made due: takes leases that ran out, promotes Delayed jobs, removes old records.
     ///
     /// # Guarantees
-    /// In this order, at most `max_items` all in all: leases by (end, seq), as [`crate::policy::settle::crash`] decides,
+    /// In this order, at most `max_items` all in all: members of batches that failed, by (batch, seq); leases by (end, seq), as [`crate::policy::settle::crash`] decides,
     /// each raising the epoch and, if the job failed by it, with a copy on the queue's dead-letter queue; due jobs by (due time, seq); records by (state, prune time, seq).
     ///
     /// # Repeating

@@ -1,5 +1,5 @@
 //! The contract between the queue and what stores it. It is small, object-safe and batch first, and split into roles
-//! that a backend's files mirror: [`Jobs`], [`Inspect`], [`Control`], [`Limits`], [`EventLog`] and [`Transfer`]. A type that has all
+//! that a backend's files mirror: [`Jobs`], [`Batches`], [`Inspect`], [`Control`], [`Limits`], [`EventLog`] and [`Transfer`]. A type that has all
 //! of them is a [`Storage`]. Sugar lives in [`StorageExt`], which nobody implements.
 //!
 //! # What every method keeps to
@@ -20,6 +20,7 @@
 //!   finishes all work.
 
 mod answers;
+mod batches;
 mod capabilities;
 mod control;
 mod error;
@@ -37,6 +38,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use answers::{AnswerBook, CallAnswer, SESSION_IDLE_MAX};
+pub use batches::{Batches, GatherAnswer, MembersAnswer, MembersPage, MembersRequest};
 pub use capabilities::{Capabilities, DurabilityReport, Loss};
 pub use control::{
     Act, ActAnswer, ActReport, ActRequest, Control, JobFilter, ObliterateAnswer, QueueConfig, Selection,
@@ -61,7 +63,7 @@ use crate::job::QueueName;
 /// It is [`Any`], so that what only one backend can do (SQLite: take part in the app's own transaction) can be reached
 /// from an `Arc<dyn Storage>` by downcasting.
 #[async_trait]
-pub trait Storage: Jobs + Inspect + Control + Limits + EventLog + Transfer + Any {
+pub trait Storage: Jobs + Batches + Inspect + Control + Limits + EventLog + Transfer + Any {
     /// What this storage can do and what it may lose.
     ///
     /// # Guarantees

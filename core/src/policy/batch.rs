@@ -1,0 +1,94 @@
+//! Batches: jobs of a lane that run together, under one lease. When the gate of a lane opens, what it is then worth to its
+//! members that the leader's run ends, and how much is gathered in one step. How a storage keeps batches is in
+//! `docs/contract.md`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::micros;
+use crate::clock::Timestamp;
+use crate::job::{ErrorKind, FailReason, JobRecord, JobState};
+
+/// How many jobs one call gathers into a batch at most; a larger one is gathered in several.
+pub const GATHER_ITEMS_MAX: usize = 1000;
+
+/// When the jobs of a lane run, together: as soon as so many wait, or the first of them has waited so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchGate {
+    /// How many jobs open the gate, and are in a batch at most.
+    pub size: u32,
+    /// How long the first of them waits at most.
+    #[serde(with = "micros")]
+    pub max_wait: Duration,
+}
+
+impl BatchGate {
+    /// A gate that opens at `size` jobs, or when the first has waited `max_wait`.
+    pub fn new(size: u32, max_wait: Duration) -> Self {
+        BatchGate { size, max_wait }
+    }
+
+    /// When the gate opens for jobs of which the first waits since then, however few they are.
+    pub fn opens_at(&self, since: Timestamp) -> Timestamp {
+        since.after(self.max_wait)
+    }
+
+    /// Whether so many jobs, of which the first waits since then, may run now.
+    pub fn is_open(&self, waiting: u64, since: Timestamp, now: Timestamp) -> bool {
+        waiting >= u64::from(self.size) || self.opens_at(since) <= now
+    }
+}
+
+/// What becomes of the members of a batch whose leader ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The first of them leads the batch.
+    GoOn,
+    /// They fail with it, because the run that failed was theirs too.
+    Fail(Doom),
+}
+
+/// What members of a batch that failed as a whole take over from its leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doom {
+    /// Why they are Failed.
+    pub reason: FailReason,
+    /// The kind of the leader's last error.
+    pub kind: ErrorKind,
+    /// Its text.
+    pub message: String,
+    /// The attempts that the batch used up.
+    pub attempts: u32,
+    /// The leases that it lost.
+    pub crashes: u32,
+}
+
+/// Decides what becomes of members, given their leader's record as its end left it.
+pub fn fate(leader: &JobRecord) -> Fate {
+    let reason = match leader.failure.filter(|_| leader.state == JobState::Failed) {
+        Some(reason @ (FailReason::AttemptsExhausted | FailReason::CrashesExhausted | FailReason::Aborted)) => reason,
+        // It was too old or could not be read, or somebody cancelled it: that is its own affair.
+        _ => return Fate::GoOn,
+    };
+    let (kind, message) = match leader.notes.errors.last() {
+        Some(error) => (error.kind, error.message.clone()),
+        None => (ErrorKind::Error, String::new()),
+    };
+    Fate::Fail(Doom { reason, kind, message, attempts: leader.attempts, crashes: leader.crashes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_opens_for_its_size_or_at_its_time() {
+        let gate = BatchGate::new(3, Duration::from_secs(10));
+        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
+        assert!(!gate.is_open(2, at(5), at(14)));
+        assert!(gate.is_open(3, at(5), at(5)));
+        assert!(gate.is_open(1, at(5), at(15)));
+        assert_eq!(gate.opens_at(at(5)), at(15));
+    }
+}
