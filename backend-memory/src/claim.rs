@@ -6,11 +6,11 @@ use std::collections::HashSet;
 
 use ferroq_core::clock::Timestamp;
 use ferroq_core::event::EventKind;
-use ferroq_core::job::{ErrorKind, FailReason, JobKind, JobRecord, JobState, Move, Slot, transition};
+use ferroq_core::job::{JobKind, JobRecord, JobState, Move, Slot, transition};
+use ferroq_core::policy::batch::GATHER_ITEMS_MAX;
 use ferroq_core::policy::dedup::Exit;
-use ferroq_core::policy::enqueue::{is_expired, next_epoch};
+use ferroq_core::policy::enqueue::next_epoch;
 use ferroq_core::policy::lanes::LANES_SET_ASIDE_MAX;
-use ferroq_core::policy::settle::EXPIRED_MESSAGE;
 use ferroq_core::storage::{Claim, ClaimAnswer, ClaimSpec, PROMOTE_ITEMS_MAX};
 
 use crate::roster::Key;
@@ -100,11 +100,21 @@ impl Turn<'_> {
             }
             let mut room = self.room_for(&lane, &terms);
             let credit = self.queue.roster.lanes.credit(number, terms.turn_jobs);
-            let (mut looked_at_here, mut started, mut too_large) = (0, 0, false);
+            let (mut looked_at_here, mut started, mut too_large, mut held) = (0, 0, false, false);
             while looked_at_here < credit && looked_at < spec.max_items && room > 0 {
                 let Some(key) = self.queue.roster.lanes.first(number) else { break };
+                if let Some(gate) = &terms.batch
+                    && !self.queue.roster.is_open(number, gate, key, self.now)
+                {
+                    held = true;
+                    break;
+                }
                 match self.look_at(key, spec, kinds, answer.claims.is_empty(), bytes) {
-                    Look::Claimed(claim) => {
+                    Look::Claimed(mut claim) => {
+                        if let Some(gate) = terms.batch.filter(|_| claim.batch.is_none()) {
+                            self.queue.roster.lanes.opened(number);
+                            self.open_batch(&mut claim, &gate, GATHER_ITEMS_MAX);
+                        }
                         bytes += claim.spec.payload.len();
                         answer.claims.push(claim);
                         room -= 1;
@@ -120,7 +130,9 @@ impl Turn<'_> {
                 looked_at_here += 1;
             }
             self.started(&lane, &terms, started);
-            self.queue.roster.lanes.visited(number, looked_at_here);
+            if !held {
+                self.queue.roster.lanes.visited(number, looked_at_here);
+            }
             if too_large {
                 return;
             }
@@ -129,14 +141,11 @@ impl Turn<'_> {
 
     fn look_at(&mut self, key: Key, spec: &ClaimSpec, kinds: &Kinds<'_>, is_first: bool, bytes: usize) -> Look {
         let now = self.now;
-        let record = self.queue.roster.get_mut(key);
-        let id = record.id();
-        if is_expired(record.expires_at, now) {
-            record.notes.push_error(now, record.runs, ErrorKind::Expired, EXPIRED_MESSAGE);
-            self.events.job(EventKind::Failed, id);
-            self.end(key, JobState::Failed, Some(FailReason::Expired));
+        if self.expire(key) {
             return Look::Passed;
         }
+        let record = self.queue.roster.get(key);
+        let id = record.id();
         if !kinds.contain(&record.spec.kind) {
             self.queue.roster.change(key, |record| record.slot = Slot::Shelf);
             self.events.job(EventKind::Shelved, id);
@@ -172,6 +181,7 @@ impl Turn<'_> {
                 started_at: now,
                 checkpoint: record.notes.checkpoint.clone(),
                 solo,
+                batch: record.batch,
             }
         }))
     }

@@ -46,6 +46,7 @@ impl Turn<'_> {
             crashes: 0,
             runs: 0,
             coalesced: 1,
+            batch: None,
             cancel_requested: false,
             created_at: now,
             due_at,

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use ferroq_core::clock::Timestamp;
-use ferroq_core::job::{LaneClass, LaneKey};
+use ferroq_core::job::{JobRecord, LaneClass, LaneKey};
+use ferroq_core::policy::batch::BatchGate;
 
 use crate::roster::{Key, Line};
 
@@ -34,6 +35,10 @@ struct Lane {
     /// How many jobs are left of its turn; `None` while the turn has not begun.
     credit: Option<u32>,
     standing: Standing,
+    /// Since when the first of the jobs waits that the next batch is to hold, once somebody asked.
+    since: Option<Timestamp>,
+    /// How many jobs open its gate, while it is held for them; 0 while it isn't.
+    wants: u32,
 }
 
 /// The lanes of a queue that have jobs in line.
@@ -81,8 +86,40 @@ impl Lanes {
             self.lanes.values_mut().for_each(|lane| lane.credit = None);
         }
         let line = Line::from([(at, job)]);
-        self.lanes.insert(number, Lane { key: key.clone(), line, turn: 0, credit: None, standing: Standing::Closed });
+        let lane =
+            Lane { key: key.clone(), line, turn: 0, credit: None, standing: Standing::Closed, since: None, wants: 0 };
+        self.lanes.insert(number, lane);
         self.rejoin(number);
+    }
+
+    /// A job came to a lane's line: if that waits for so many, or the job has a batch already, the lane takes its turn.
+    pub(crate) fn arrived(&mut self, number: LaneNumber, in_batch: bool) {
+        let Some(lane) = self.lanes.get(&number) else { return };
+        if lane.wants > 0 && (in_batch || lane.line.len() as u64 >= u64::from(lane.wants)) {
+            self.rejoin(number);
+        }
+    }
+
+    /// Whether a gate lets the jobs of a lane start. If it doesn't, the lane is held.
+    pub(crate) fn is_open(&mut self, number: LaneNumber, gate: &BatchGate, head: &JobRecord, now: Timestamp) -> bool {
+        let Some(lane) = self.lanes.get_mut(&number).filter(|_| head.batch.is_none()) else { return true };
+        let since = lane.since.unwrap_or(head.due_at).min(now);
+        lane.since = Some(since);
+        if gate.is_open(lane.line.len() as u64, since, now) {
+            return true;
+        }
+        self.set_aside(number, Standing::Held(gate.opens_at(since)));
+        if let Some(lane) = self.lanes.get_mut(&number) {
+            lane.wants = gate.size;
+        }
+        false
+    }
+
+    /// A batch was opened in this lane: those left wait for another.
+    pub(crate) fn opened(&mut self, number: LaneNumber) {
+        if let Some(lane) = self.lanes.get_mut(&number) {
+            lane.since = None;
+        }
     }
 
     /// Takes a job out of a lane's line.
@@ -166,7 +203,7 @@ impl Lanes {
         self.step_out(number);
         let Some(lane) = self.lanes.get_mut(&number) else { return };
         self.turns += 1;
-        (lane.turn, lane.credit, lane.standing) = (self.turns, None, Standing::Ring);
+        (lane.turn, lane.credit, lane.standing, lane.wants) = (self.turns, None, Standing::Ring, 0);
         self.ring.insert(lane.turn, number);
     }
 

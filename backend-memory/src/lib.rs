@@ -11,6 +11,7 @@
 //! ```
 
 mod across;
+mod batches;
 mod claim;
 mod control;
 mod enqueue;

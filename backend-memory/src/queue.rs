@@ -10,6 +10,7 @@ use ferroq_core::job::{JobState, LaneKey};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{AnswerBook, QueueConfig};
 
+use crate::batches::BatchBook;
 use crate::events::Log;
 use crate::keys::Keys;
 use crate::roster::Roster;
@@ -25,6 +26,8 @@ pub(crate) struct QueueState {
     pub(crate) lane_policies: BTreeMap<LaneKey, LanePolicy>,
     /// The records in their lines.
     pub(crate) roster: Roster,
+    /// The batches that have not ended.
+    pub(crate) batches: BatchBook,
     /// The dedup keys.
     pub(crate) keys: Keys,
     /// The event log.

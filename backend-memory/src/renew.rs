@@ -10,7 +10,7 @@ use crate::roster::Key;
 use crate::turn::Turn;
 
 /// Why a lease is of no use.
-enum Stale {
+pub(crate) enum Stale {
     Lost,
     Gone,
 }

@@ -8,10 +8,11 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Bound;
 
 use ferroq_core::clock::Timestamp;
-use ferroq_core::job::{JobId, JobKind, JobRecord, JobState, Slot};
+use ferroq_core::job::{BatchNumber, JobId, JobKind, JobRecord, JobState, Slot};
+use ferroq_core::policy::batch::BatchGate;
 use ferroq_core::storage::ListCursor;
 
-use crate::lanes::Lanes;
+use crate::lanes::{LaneNumber, Lanes};
 use crate::usage::Usage;
 
 /// Where a record lies in memory, for as long as it exists.
@@ -88,6 +89,7 @@ impl Roster {
         };
         self.by_id.insert(id, key);
         self.stand(place, key);
+        self.arrived(place, key);
     }
 
     /// Changes a record and moves it to the line, and the place in it, where it belongs afterwards.
@@ -99,6 +101,9 @@ impl Roster {
             // In this order, so that a lane whose only job moves in it is not forgotten in between.
             self.stand(after, key);
             self.leave(before, key);
+            if (before.state, before.slot, before.line) != (after.state, after.slot, after.line) {
+                self.arrived(after, key);
+            }
         }
         answer
     }
@@ -134,6 +139,18 @@ impl Roster {
             (JobState::Waiting, Slot::Lane | Slot::Shelf) => None,
             _ => self.states.get(usize::from(state.number())),
         }
+    }
+
+    /// The members of a batch, by seq.
+    pub(crate) fn members(&self, batch: BatchNumber) -> impl Iterator<Item = Key> {
+        self.members_after(batch, None)
+    }
+
+    /// The members of a batch after the one with this seq.
+    pub(crate) fn members_after(&self, batch: BatchNumber, after: Option<i64>) -> impl Iterator<Item = Key> {
+        let from = after.map_or(Bound::Included((batch.0, i64::MIN)), |seq| Bound::Excluded((batch.0, seq)));
+        let line = &self.states[usize::from(JobState::Blocked.number())];
+        line.range((from, Bound::Included((batch.0, i64::MAX)))).map(|(_, key)| *key)
     }
 
     /// How many jobs are in a state.
@@ -195,6 +212,11 @@ impl Roster {
         found
     }
 
+    /// Whether a gate lets the job at the head of a lane's line start. If it doesn't, the lane is held.
+    pub(crate) fn is_open(&mut self, lane: LaneNumber, gate: &BatchGate, head: Key, now: Timestamp) -> bool {
+        self.lanes.is_open(lane, gate, present(&self.records, head), now)
+    }
+
     fn place_of(&mut self, key: Key) -> ListCursor {
         place(present(&self.records, key), &mut self.shelf_numbers, &mut self.lanes)
     }
@@ -212,6 +234,13 @@ impl Roster {
         line.insert((place.rank, place.seq), key);
         if place.state == JobState::Active {
             self.usage.count(&present(&self.records, key).spec.lane, true);
+        }
+    }
+
+    /// A lane that waits for a batch to form is told that a job came to its line.
+    fn arrived(&mut self, place: ListCursor, key: Key) {
+        if place.state == JobState::Waiting && place.slot == Slot::Lane {
+            self.lanes.arrived(place.line, present(&self.records, key).batch.is_some());
         }
     }
 
@@ -259,7 +288,7 @@ fn place(record: &JobRecord, shelf_numbers: &mut HashMap<JobKind, i64>, lanes: &
             i64::from(record.priority.0)
         }
         JobState::Delayed => record.due_at.as_micros(),
-        JobState::Blocked => 0,
+        JobState::Blocked => record.batch.map_or(0, |batch| batch.0),
         JobState::Active => record.lease_until.unwrap_or_default().as_micros(),
         JobState::Completed | JobState::Failed | JobState::Cancelled => {
             record.prune_at.unwrap_or(Timestamp::MAX).as_micros()

@@ -13,13 +13,15 @@ impl Turn<'_> {
     /// Settles one run. Its follow-ups are the caller's to enqueue, because they may go to other queues.
     pub(crate) fn settle(&mut self, lease: Lease, outcome: Outcome) -> SettleAnswer {
         let now = self.now;
-        let roster = &mut self.queue.roster;
-        let Some(key) = roster.key(lease.id) else { return SettleAnswer::Gone };
-        let record = roster.get_mut(key);
-        if record.epoch != lease.epoch {
+        let Some(key) = self.queue.roster.key(lease.id) else { return SettleAnswer::Gone };
+        let of_batch = self.queue.is_member_under(self.queue.roster.get(key), lease.epoch);
+        let record = self.queue.roster.get_mut(key);
+        if let Some((attempts, crashes)) = of_batch {
+            record.epoch = lease.epoch;
+            (record.attempts, record.crashes) = (record.attempts.max(attempts), record.crashes.max(crashes));
+        } else if record.epoch != lease.epoch {
             return SettleAnswer::LeaseLost;
-        }
-        if record.state != JobState::Active {
+        } else if record.state != JobState::Active {
             return SettleAnswer::AlreadyDone;
         }
         let standing = Standing::new(record.attempts, record.crashes, record.cancel_requested, &record.spec.options);
@@ -35,10 +37,10 @@ impl Turn<'_> {
         SettleAnswer::Settled { state, follow_ups: Vec::new() }
     }
 
-    /// Writes a verdict about an Active job down; the state that it leads to.
+    /// Writes a verdict about an Active job, or a member of a batch, down; the state that it leads to.
     pub(crate) fn apply(&mut self, key: Key, verdict: &Verdict) -> JobState {
         let record = self.queue.roster.get_mut(key);
-        let lane = record.spec.lane.clone();
+        let active = (record.state == JobState::Active).then(|| record.spec.lane.clone());
         debug_assert!(transition(record.state, verdict.made).is_some(), "{} {:?}", record.state, verdict.made);
         record.attempts = verdict.attempts;
         record.crashes = verdict.crashes;
@@ -59,7 +61,9 @@ impl Turn<'_> {
             self.end(key, verdict.state, verdict.failure);
         } else {
             self.hints.work = true;
+            let batch = self.step_back(key);
             self.queue.roster.change(key, |record| {
+                record.batch = batch;
                 record.state = verdict.state;
                 record.slot = verdict.slot;
                 record.due_at = verdict.due_at.unwrap_or(record.due_at);
@@ -67,7 +71,9 @@ impl Turn<'_> {
                 record.lease_term = None;
             });
         }
-        self.released(&lane);
+        if let Some(lane) = active {
+            self.released(&lane);
+        }
         verdict.state
     }
 }

@@ -1,5 +1,7 @@
 //! Sweep: what time alone has made due. Leases that ran out, Delayed jobs, and records that may go, within one budget.
 
+use std::time::Duration;
+
 use ferroq_core::clock::Timestamp;
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{ErrorKind, JobState, Slot};
@@ -16,14 +18,16 @@ const TIMED: [JobState; 5] =
 impl Turn<'_> {
     /// Does what is due, up to `max_items` jobs in all.
     pub(crate) fn sweep(&mut self, max_items: usize) -> SweepAnswer {
-        let stalled = self.sweep_leases(max_items);
-        let promoted = self.promote_due(max_items - stalled);
-        let pruned = self.sweep_records(max_items - stalled - promoted);
+        let failed = self.fail_members(max_items);
+        let stalled = self.sweep_leases(max_items - failed);
+        let promoted = self.promote_due(max_items - failed - stalled);
+        let pruned = self.sweep_records(max_items - failed - stalled - promoted);
         self.queue.roster.usage.forget(self.now, max_items);
         let next = TIMED.iter().filter_map(|state| self.queue.roster.first_rank(*state)).min();
         let next = next.map(|at| Timestamp::from_micros(at).since(self.now));
+        let next = if self.queue.batches.has_failing() { Some(Duration::ZERO) } else { next };
         let more = next.is_some_and(|wait| wait.is_zero());
-        SweepAnswer { stalled, promoted, pruned, more, next }
+        SweepAnswer { failed, stalled, promoted, pruned, more, next }
     }
 
     fn sweep_leases(&mut self, max_items: usize) -> usize {

@@ -9,7 +9,7 @@ use ferroq_core::storage::{DumpPage, ListCursor, RestoreAnswer, StorageError, Tr
 use crate::MemoryStorage;
 use crate::queue::QueueState;
 use crate::storage::invalid;
-use crate::turn::Turn;
+use crate::turn::{Turn, wait};
 
 #[async_trait]
 impl Transfer for MemoryStorage {
@@ -58,7 +58,7 @@ impl Transfer for MemoryStorage {
             queue.attended_at = turn.now;
             queue.config = page.config.unwrap_or_else(|| queue.config.clone());
             queue.keys.restore(page.dedup);
-            for record in fresh {
+            for record in fresh.into_iter().map(without_batch) {
                 queue.seq_last = queue.seq_last.max(record.seq.saturating_abs());
                 if record.state == JobState::Active {
                     queue.note_term(record.lease_term.unwrap_or_default());
@@ -68,6 +68,14 @@ impl Transfer for MemoryStorage {
             Ok((answer, turn.finish()))
         })
     }
+}
+
+/// A batch stays behind: its members wait in their lane again.
+fn without_batch(mut record: JobRecord) -> JobRecord {
+    if record.batch.take().is_some() && record.state == JobState::Blocked {
+        wait(&mut record);
+    }
+    record
 }
 
 /// Refuses a page in which a job has the seq of another job.

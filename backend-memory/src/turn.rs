@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ferroq_core::clock::{self, TimeStep, Timestamp};
 use ferroq_core::event::{EventBatch, EventKind};
-use ferroq_core::job::{FailReason, JobId, JobRecord, JobSpec, JobState, Move, Origin, Slot, transition};
+use ferroq_core::job::{BatchNumber, FailReason, JobId, JobRecord, JobSpec, JobState, Move, Origin, Slot, transition};
 use ferroq_core::policy::dead_letter;
 use ferroq_core::policy::dedup::Exit;
 use ferroq_core::policy::enqueue::{land, line};
@@ -30,6 +30,8 @@ pub(crate) struct Turn<'q> {
     pub(crate) letters: Vec<Arc<JobSpec>>,
     /// Jobs that were pending behind the holder of their key and hold it now; they still have to get their place.
     heirs: Vec<JobId>,
+    /// Batches that a job left for good.
+    pub(crate) orphans: Vec<BatchNumber>,
     /// How many ended records the call added and kept, by state in the order of [`ENDED`].
     added: [u64; 3],
     /// Whether the call counts as attendance to the Active jobs.
@@ -53,8 +55,8 @@ impl<'q> Turn<'q> {
         let before = queue.last.unwrap_or(clock);
         let (now, step) = clock::advance(queue.last, clock);
         queue.last = Some(now);
-        let (events, hints, letters, heirs) = Default::default();
-        let mut turn = Turn { queue, now, events, hints, letters, heirs, added: [0; 3], attends: false };
+        let (events, hints, letters, heirs, orphans) = Default::default();
+        let mut turn = Turn { queue, now, events, hints, letters, heirs, orphans, added: [0; 3], attends: false };
         if let TimeStep::SteppedBack { .. } = step {
             turn.extend_leases(|_| true, |record| record.lease_until = record.lease_term.map(|term| now.after(term)));
             turn.queue.attended_at = now;
@@ -108,6 +110,7 @@ impl<'q> Turn<'q> {
     /// Ends a job: its key comes free as its mode says, and its record is kept as retention says, or goes at once.
     /// Logs no event, because ends have different names.
     pub(crate) fn end(&mut self, key: Key, state: JobState, failure: Option<FailReason>) {
+        self.leave_batch(key, failure);
         let QueueState { roster, keys, config, .. } = &mut *self.queue;
         let now = self.now;
         let record = roster.get(key);
@@ -138,6 +141,7 @@ impl<'q> Turn<'q> {
         roster.change(key, |record| {
             record.state = state;
             record.slot = Slot::Lane;
+            record.batch = None;
             record.lease_until = None;
             record.lease_term = None;
             record.finished_at = Some(now);
@@ -151,13 +155,15 @@ impl<'q> Turn<'q> {
 
     /// Removes a record; its key comes free as its mode says.
     pub(crate) fn remove(&mut self, key: Key) -> Option<JobRecord> {
+        self.leave_batch(key, None);
         let record = self.queue.roster.remove(key)?;
         let exit = if record.state.is_terminal() { Exit::RemovedEnded } else { Exit::RemovedLive };
         self.heirs.extend(self.queue.keys.free(&record.spec, exit));
         Some(record)
     }
 
-    /// Gives those that were pending behind a key's holder the place that their start gives them.
+    /// Gives those that were pending behind a key's holder the place that their start gives them, and batches that lost their
+    /// leader the next one.
     pub(crate) fn place_heirs(&mut self) {
         for id in std::mem::take(&mut self.heirs) {
             let roster = &mut self.queue.roster;
@@ -174,6 +180,7 @@ impl<'q> Turn<'q> {
             self.events.job(EventKind::Promoted, id);
             self.hints.work = true;
         }
+        self.pass_on();
     }
 
     /// Brings up to `max_items` due jobs forward, by (due time, seq); how many there were.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::micros;
 use crate::clock::Timestamp;
-use crate::job::{ErrorKind, FailReason, JobRecord, JobState};
+use crate::job::{ErrorEntry, ErrorKind, FailReason};
 
 /// How many jobs one call gathers into a batch at most; a larger one is gathered in several.
 pub const GATHER_ITEMS_MAX: usize = 1000;
@@ -58,24 +58,20 @@ pub struct Doom {
     pub kind: ErrorKind,
     /// Its text.
     pub message: String,
-    /// The attempts that the batch used up.
-    pub attempts: u32,
-    /// The leases that it lost.
-    pub crashes: u32,
 }
 
-/// Decides what becomes of members, given their leader's record as its end left it.
-pub fn fate(leader: &JobRecord) -> Fate {
-    let reason = match leader.failure.filter(|_| leader.state == JobState::Failed) {
+/// Decides what becomes of members whose leader ended, with this reason if it Failed, and left these errors.
+pub fn fate(failure: Option<FailReason>, errors: &[ErrorEntry]) -> Fate {
+    let reason = match failure {
         Some(reason @ (FailReason::AttemptsExhausted | FailReason::CrashesExhausted | FailReason::Aborted)) => reason,
         // It was too old or could not be read, or somebody cancelled it: that is its own affair.
         _ => return Fate::GoOn,
     };
-    let (kind, message) = match leader.notes.errors.last() {
+    let (kind, message) = match errors.last() {
         Some(error) => (error.kind, error.message.clone()),
         None => (ErrorKind::Error, String::new()),
     };
-    Fate::Fail(Doom { reason, kind, message, attempts: leader.attempts, crashes: leader.crashes })
+    Fate::Fail(Doom { reason, kind, message })
 }
 
 #[cfg(test)]
@@ -90,5 +86,17 @@ mod tests {
         assert!(gate.is_open(3, at(5), at(5)));
         assert!(gate.is_open(1, at(5), at(15)));
         assert_eq!(gate.opens_at(at(5)), at(15));
+    }
+
+    #[test]
+    fn only_a_run_that_failed_for_good_takes_the_members_along() {
+        let error = ErrorEntry { at: Timestamp::default(), run: 1, kind: ErrorKind::Panic, message: "boom".into() };
+        let doom = |reason| Fate::Fail(Doom { reason, kind: ErrorKind::Panic, message: "boom".into() });
+        for reason in [FailReason::AttemptsExhausted, FailReason::CrashesExhausted, FailReason::Aborted] {
+            assert_eq!(fate(Some(reason), std::slice::from_ref(&error)), doom(reason));
+        }
+        for reason in [None, Some(FailReason::Expired), Some(FailReason::Quarantined)] {
+            assert_eq!(fate(reason, std::slice::from_ref(&error)), Fate::GoOn);
+        }
     }
 }

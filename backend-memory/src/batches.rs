@@ -1,0 +1,317 @@
+//! Batches: a job of a gated lane is claimed as the leader of those behind it, which are gathered out of the line and wait
+//! Blocked, by (batch, seq), until they are settled under the leader's lease. What a batch goes through with its leader is
+//! here too: it goes back with it, gets another, or fails with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use ferroq_core::event::EventKind;
+use ferroq_core::job::{BatchNumber, ErrorKind, FailReason, JobId, JobRecord, JobState, Move, QueueName, transition};
+use ferroq_core::policy::batch::{BatchGate, Doom, Fate, fate};
+use ferroq_core::policy::dedup::Exit;
+use ferroq_core::policy::enqueue::is_expired;
+use ferroq_core::policy::settle::EXPIRED_MESSAGE;
+use ferroq_core::storage::{
+    Batches, Claim, GatherAnswer, Lease, MembersAnswer, MembersPage, MembersRequest, StorageError,
+};
+
+use crate::MemoryStorage;
+use crate::queue::QueueState;
+use crate::renew::Stale;
+use crate::roster::Key;
+use crate::storage::invalid;
+use crate::turn::{Turn, wait};
+
+/// A batch that has not ended.
+#[derive(Debug)]
+struct Batch {
+    /// Who leads it; nobody while its next leader is not chosen, and in a batch that fails.
+    leader: Option<JobId>,
+    /// How many it may be, with its leader.
+    size: u32,
+    /// How many were gathered, with its first leader.
+    gathered: u32,
+    /// Whether none come to it any more.
+    formed: bool,
+    /// What became of the leader that it lost.
+    fate: Option<(Fate, Counts)>,
+}
+
+/// The counts that a batch has used up.
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    attempts: u32,
+    crashes: u32,
+}
+
+impl Counts {
+    fn of(record: &JobRecord) -> Self {
+        Counts { attempts: record.attempts, crashes: record.crashes }
+    }
+
+    fn raise(self, record: &mut JobRecord) {
+        record.attempts = record.attempts.max(self.attempts);
+        record.crashes = record.crashes.max(self.crashes);
+    }
+}
+
+/// The batches of a queue.
+#[derive(Debug, Default)]
+pub(crate) struct BatchBook {
+    last: i64,
+    batches: BTreeMap<BatchNumber, Batch>,
+    /// Those whose members are to fail.
+    failing: BTreeSet<BatchNumber>,
+}
+
+impl BatchBook {
+    /// Whether there are members that are to fail.
+    pub(crate) fn has_failing(&self) -> bool {
+        !self.failing.is_empty()
+    }
+}
+
+impl QueueState {
+    /// The leader's record, if this batch has one that is Active.
+    fn active_leader(&self, batch: BatchNumber) -> Option<&JobRecord> {
+        let leader = self.batches.batches.get(&batch)?.leader?;
+        let record = self.roster.get(self.roster.key(leader)?);
+        (record.state == JobState::Active).then_some(record)
+    }
+
+    /// The batch of which this is the current lease of the leader.
+    fn led(&self, lease: Lease) -> Result<(BatchNumber, Key), Stale> {
+        let key = self.roster.key(lease.id).ok_or(Stale::Gone)?;
+        let record = self.roster.get(key);
+        let is_current = record.state == JobState::Active && record.epoch == lease.epoch;
+        record.batch.filter(|_| is_current).map(|batch| (batch, key)).ok_or(Stale::Lost)
+    }
+
+    /// What the members of its batch have used up together, if this is a member whose leader holds the lease with this epoch.
+    pub(crate) fn is_member_under(&self, record: &JobRecord, epoch: i64) -> Option<(u32, u32)> {
+        let leader = self.active_leader(record.batch.filter(|_| record.state == JobState::Blocked)?)?;
+        (leader.epoch == epoch).then_some((leader.attempts, leader.crashes))
+    }
+}
+
+impl Turn<'_> {
+    /// Makes a job that was just claimed through a gate the leader of a new batch, and gathers its first members.
+    pub(crate) fn open_batch(&mut self, claim: &mut Claim, gate: &BatchGate, max_items: usize) {
+        let book = &mut self.queue.batches;
+        book.last += 1;
+        let number = BatchNumber(book.last);
+        let batch = Batch { leader: Some(claim.lease.id), size: gate.size, gathered: 1, formed: false, fate: None };
+        book.batches.insert(number, batch);
+        claim.batch = Some(number);
+        if let Some(key) = self.queue.roster.key(claim.lease.id) {
+            self.queue.roster.get_mut(key).batch = Some(number);
+            self.gather_into(number, key, max_items);
+        }
+    }
+
+    /// Gathers members out of the line of the leader's lane, looking at up to so many jobs.
+    fn gather_into(&mut self, number: BatchNumber, leader: Key, max_items: usize) {
+        let leader = self.queue.roster.get(leader);
+        let (lane, kind) = (leader.spec.lane.clone(), leader.spec.kind.clone());
+        let (epoch, worker) = (leader.epoch, leader.worker.clone());
+        let mut looked_at = 0;
+        loop {
+            let roster = &mut self.queue.roster;
+            let number_of_lane = roster.lanes.number(&lane);
+            let head = roster.lanes.first(number_of_lane);
+            let fits = |record: &JobRecord| record.batch.is_none() && record.spec.kind == kind && record.epoch < epoch;
+            let head = head.filter(|key| fits(roster.get(*key)));
+            let Some(batch) = self.queue.batches.batches.get_mut(&number) else { return };
+            batch.formed |= batch.gathered >= batch.size || head.is_none();
+            let Some(key) = head.filter(|_| !batch.formed && looked_at < max_items) else { return };
+            looked_at += 1;
+            if self.expire(key) {
+                continue;
+            }
+            if let Some(batch) = self.queue.batches.batches.get_mut(&number) {
+                batch.gathered += 1;
+            }
+            let roster = &mut self.queue.roster;
+            let record = roster.get(key);
+            debug_assert!(transition(record.state, Move::Gather).is_some());
+            if record.runs == 0 && record.spec.dedup.is_some() {
+                self.queue.keys.free(&record.spec, Exit::Started);
+            }
+            let (now, worker) = (self.now, worker.clone());
+            self.events.job(EventKind::Started, record.id());
+            roster.change(key, |record| {
+                record.state = JobState::Blocked;
+                record.batch = Some(number);
+                record.runs = record.runs.saturating_add(1);
+                record.started_at = Some(now);
+                record.worker = worker;
+            });
+        }
+    }
+
+    /// Fails a job that is too old to start; whether it was.
+    pub(crate) fn expire(&mut self, key: Key) -> bool {
+        let now = self.now;
+        let record = self.queue.roster.get_mut(key);
+        if !is_expired(record.expires_at, now) {
+            return false;
+        }
+        record.notes.push_error(now, record.runs, ErrorKind::Expired, EXPIRED_MESSAGE);
+        self.events.job(EventKind::Failed, record.id());
+        self.end(key, JobState::Failed, Some(FailReason::Expired));
+        true
+    }
+
+    fn gather(&mut self, lease: Lease, max_items: usize) -> GatherAnswer {
+        let (number, leader) = match self.queue.led(lease) {
+            Ok(led) => led,
+            Err(Stale::Lost) => return GatherAnswer::LeaseLost,
+            Err(Stale::Gone) => return GatherAnswer::Gone,
+        };
+        self.gather_into(number, leader, max_items);
+        self.place_heirs();
+        let members = self.queue.roster.members(number).count() as u64;
+        let formed = self.queue.batches.batches.get(&number).is_none_or(|batch| batch.formed);
+        GatherAnswer::Gathered { members, formed }
+    }
+
+    /// A job that is or was in a batch goes back in line, and is Active no longer. Answers the batch that it stays in.
+    pub(crate) fn step_back(&mut self, key: Key) -> Option<BatchNumber> {
+        let record = self.queue.roster.get(key);
+        let number = record.batch?;
+        let has_members = self.queue.roster.members(number).next().is_some();
+        let batch = self.queue.batches.batches.get_mut(&number)?;
+        if batch.leader != Some(record.id()) {
+            return None;
+        }
+        batch.formed = true;
+        if !has_members {
+            self.queue.batches.batches.remove(&number);
+            return None;
+        }
+        Some(number)
+    }
+
+    /// A job leaves its batch for good, ended (with this reason, if it failed) or removed.
+    pub(crate) fn leave_batch(&mut self, key: Key, failure: Option<FailReason>) {
+        let record = self.queue.roster.get(key);
+        let Some(number) = record.batch else { return };
+        self.orphans.push(number);
+        if let Some(batch) = self.queue.batches.batches.get_mut(&number)
+            && batch.leader == Some(record.id())
+        {
+            (batch.leader, batch.formed) = (None, true);
+            batch.fate = Some((fate(failure, &record.notes.errors), Counts::of(record)));
+        }
+    }
+
+    /// Gives batches that lost their leader another, or marks them as failing, and forgets those without members.
+    pub(crate) fn pass_on(&mut self) {
+        for number in std::mem::take(&mut self.orphans) {
+            let Some(batch) = self.queue.batches.batches.get_mut(&number) else { continue };
+            let Some((fate, counts)) = batch.fate.clone() else { continue };
+            let Some(key) = self.queue.roster.members(number).next() else {
+                self.queue.batches.batches.remove(&number);
+                self.queue.batches.failing.remove(&number);
+                continue;
+            };
+            if let Fate::Fail(_) = fate {
+                self.queue.batches.failing.insert(number);
+                continue;
+            }
+            let now = self.now;
+            let id = self.queue.roster.get(key).id();
+            (batch.leader, batch.fate) = (Some(id), None);
+            self.queue.roster.change(key, |record| {
+                counts.raise(record);
+                record.due_at = now;
+                wait(record);
+            });
+            self.events.job(EventKind::Promoted, id);
+            self.hints.work = true;
+        }
+    }
+
+    /// Fails up to so many members of batches that failed; how many there were.
+    pub(crate) fn fail_members(&mut self, max_items: usize) -> usize {
+        let mut failed = 0;
+        while failed < max_items
+            && let Some(&number) = self.queue.batches.failing.first()
+        {
+            let doom = self.queue.batches.batches.get(&number).and_then(|batch| batch.fate.clone());
+            let key = self.queue.roster.members(number).next();
+            let (Some((Fate::Fail(doom), counts)), Some(key)) = (doom, key) else {
+                self.queue.batches.failing.remove(&number);
+                continue;
+            };
+            let Doom { reason, kind, message } = doom;
+            let now = self.now;
+            let record = self.queue.roster.get_mut(key);
+            counts.raise(record);
+            record.notes.push_error(now, record.runs, kind, &message);
+            self.events.job(EventKind::Failed, record.id());
+            self.end(key, JobState::Failed, Some(reason));
+            self.place_heirs();
+            failed += 1;
+        }
+        failed
+    }
+}
+
+#[async_trait]
+impl Batches for MemoryStorage {
+    async fn gather(&self, queue: &QueueName, lease: Lease, max_items: usize) -> Result<GatherAnswer, StorageError> {
+        let others = |queue: &QueueState, _| queue.config.dead_letter.iter().cloned().collect();
+        self.write_across(queue, others, |across, clock| {
+            if !across.home.exists {
+                return Ok(GatherAnswer::Gone);
+            }
+            Ok(across.turn(clock, |turns| turns.home.gather(lease, max_items)))
+        })
+    }
+
+    async fn members(&self, request: MembersRequest) -> Result<MembersAnswer, StorageError> {
+        if request.max_items == 0 {
+            return Err(invalid("a page of members holds one at least"));
+        }
+        self.read(&request.queue, |queue| {
+            let (number, leader) = match queue.led(request.lease) {
+                Ok(led) => led,
+                Err(Stale::Lost) => return MembersAnswer::LeaseLost,
+                Err(Stale::Gone) => return MembersAnswer::Gone,
+            };
+            let leader = queue.roster.get(leader);
+            let mut page = MembersPage::default();
+            page.formed = queue.batches.batches.get(&number).is_none_or(|batch| batch.formed);
+            let (mut bytes, mut last) = (0_usize, None);
+            for key in queue.roster.members_after(number, request.after) {
+                let record = queue.roster.get(key);
+                bytes = bytes.saturating_add(record.spec.payload.len());
+                if page.members.len() == request.max_items || !page.members.is_empty() && bytes > request.max_bytes {
+                    page.next = last;
+                    break;
+                }
+                last = Some(record.seq);
+                page.members.push(member(record, leader));
+            }
+            MembersAnswer::Page(page)
+        })
+    }
+}
+
+/// A member as its leader's worker gets it.
+fn member(record: &JobRecord, leader: &JobRecord) -> Claim {
+    Claim {
+        lease: Lease { id: record.id(), epoch: leader.epoch },
+        spec: record.spec.clone(),
+        attempts: record.attempts.max(leader.attempts),
+        crashes: record.crashes.max(leader.crashes),
+        run: record.runs,
+        coalesced: record.coalesced,
+        created_at: record.created_at,
+        started_at: record.started_at.unwrap_or_default(),
+        checkpoint: record.notes.checkpoint.clone(),
+        solo: false,
+        batch: None,
+    }
+}
