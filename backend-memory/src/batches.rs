@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{BatchNumber, ErrorKind, FailReason, JobId, JobRecord, JobState, Move, QueueName, transition};
-use ferroq_core::policy::batch::{BatchGate, Doom, Fate, fate};
+use ferroq_core::policy::batch::{BatchGate, Fate, Spent, fate};
 use ferroq_core::policy::dedup::Exit;
 use ferroq_core::policy::enqueue::is_expired;
 use ferroq_core::policy::settle::EXPIRED_MESSAGE;
@@ -33,25 +33,17 @@ struct Batch {
     gathered: u32,
     /// Whether none come to it any more.
     formed: bool,
-    /// What became of the leader that it lost.
-    fate: Option<(Fate, Counts)>,
+    /// The counters of its leader when it came to lead, and what was spent before.
+    then: Spent,
+    before: Spent,
+    /// What becomes of the members now that the leader is lost.
+    fate: Option<Fate>,
 }
 
-/// The counts that a batch has used up.
-#[derive(Clone, Copy, Debug)]
-struct Counts {
-    attempts: u32,
-    crashes: u32,
-}
-
-impl Counts {
-    fn of(record: &JobRecord) -> Self {
-        Counts { attempts: record.attempts, crashes: record.crashes }
-    }
-
-    fn raise(self, record: &mut JobRecord) {
-        record.attempts = record.attempts.max(self.attempts);
-        record.crashes = record.crashes.max(self.crashes);
+impl Batch {
+    /// What it has spent, given its leader.
+    fn spent(&self, leader: &JobRecord) -> Spent {
+        Spent::grown(Spent::of(leader), self.then, self.before)
     }
 }
 
@@ -87,10 +79,11 @@ impl QueueState {
         record.batch.filter(|_| is_current).map(|batch| (batch, key)).ok_or(Stale::Lost)
     }
 
-    /// What the members of its batch have used up together, if this is a member whose leader holds the lease with this epoch.
-    pub(crate) fn is_member_under(&self, record: &JobRecord, epoch: i64) -> Option<(u32, u32)> {
-        let leader = self.active_leader(record.batch.filter(|_| record.state == JobState::Blocked)?)?;
-        (leader.epoch == epoch).then_some((leader.attempts, leader.crashes))
+    /// What a batch has spent, if this is a member of it and its leader holds the lease with this epoch.
+    pub(crate) fn spent_under(&self, record: &JobRecord, epoch: i64) -> Option<Spent> {
+        let batch = record.batch.filter(|_| record.state == JobState::Blocked)?;
+        let leader = self.active_leader(batch).filter(|leader| leader.epoch == epoch)?;
+        Some(self.batches.batches.get(&batch)?.spent(leader))
     }
 }
 
@@ -100,7 +93,15 @@ impl Turn<'_> {
         let book = &mut self.queue.batches;
         book.last += 1;
         let number = BatchNumber(book.last);
-        let batch = Batch { leader: Some(claim.lease.id), size: gate.size, gathered: 1, formed: false, fate: None };
+        let batch = Batch {
+            leader: Some(claim.lease.id),
+            size: gate.size,
+            gathered: 1,
+            formed: false,
+            then: Spent { attempts: claim.attempts, crashes: claim.crashes, runs: claim.run },
+            before: Spent::default(),
+            fate: None,
+        };
         book.batches.insert(number, batch);
         claim.batch = Some(number);
         if let Some(key) = self.queue.roster.key(claim.lease.id) {
@@ -201,7 +202,8 @@ impl Turn<'_> {
             && batch.leader == Some(record.id())
         {
             (batch.leader, batch.formed) = (None, true);
-            batch.fate = Some((fate(failure, &record.notes.errors), Counts::of(record)));
+            batch.before = batch.spent(record);
+            batch.fate = Some(fate(failure, &record.notes.errors));
         }
     }
 
@@ -209,7 +211,7 @@ impl Turn<'_> {
     pub(crate) fn pass_on(&mut self) {
         for number in std::mem::take(&mut self.orphans) {
             let Some(batch) = self.queue.batches.batches.get_mut(&number) else { continue };
-            let Some((fate, counts)) = batch.fate.clone() else { continue };
+            let Some(fate) = &batch.fate else { continue };
             let Some(key) = self.queue.roster.members(number).next() else {
                 self.queue.batches.batches.remove(&number);
                 self.queue.batches.failing.remove(&number);
@@ -221,11 +223,13 @@ impl Turn<'_> {
             }
             let now = self.now;
             let id = self.queue.roster.get(key).id();
+            let before = batch.before;
             (batch.leader, batch.fate) = (Some(id), None);
-            self.queue.roster.change(key, |record| {
-                counts.raise(record);
+            batch.then = self.queue.roster.change(key, |record| {
+                bear(record, before.borne(Spent::of(record), &record.spec.options));
                 record.due_at = now;
                 wait(record);
+                Spent::of(record)
             });
             self.events.job(EventKind::Promoted, id);
             self.hints.work = true;
@@ -238,19 +242,19 @@ impl Turn<'_> {
         while failed < max_items
             && let Some(&number) = self.queue.batches.failing.first()
         {
-            let doom = self.queue.batches.batches.get(&number).and_then(|batch| batch.fate.clone());
+            let doom =
+                self.queue.batches.batches.get(&number).and_then(|batch| Some((batch.fate.clone()?, batch.before)));
             let key = self.queue.roster.members(number).next();
-            let (Some((Fate::Fail(doom), counts)), Some(key)) = (doom, key) else {
+            let (Some((Fate::Fail(doom), before)), Some(key)) = (doom, key) else {
                 self.queue.batches.failing.remove(&number);
                 continue;
             };
-            let Doom { reason, kind, message } = doom;
             let now = self.now;
             let record = self.queue.roster.get_mut(key);
-            counts.raise(record);
-            record.notes.push_error(now, record.runs, kind, &message);
+            bear(record, before.borne_to_the_end(Spent::of(record)));
+            record.notes.push_error(now, record.runs, doom.kind, &doom.message);
             self.events.job(EventKind::Failed, record.id());
-            self.end(key, JobState::Failed, Some(reason));
+            self.end(key, JobState::Failed, Some(FailReason::WithBatch));
             self.place_heirs();
             failed += 1;
         }
@@ -282,7 +286,9 @@ impl Batches for MemoryStorage {
             };
             let leader = queue.roster.get(leader);
             let mut page = MembersPage::default();
-            page.formed = queue.batches.batches.get(&number).is_none_or(|batch| batch.formed);
+            let batch = queue.batches.batches.get(&number);
+            page.formed = batch.is_none_or(|batch| batch.formed);
+            let spent = batch.map(|batch| batch.spent(leader)).unwrap_or_default();
             let (mut bytes, mut last) = (0_usize, None);
             for key in queue.roster.members_after(number, request.after) {
                 let record = queue.roster.get(key);
@@ -292,21 +298,27 @@ impl Batches for MemoryStorage {
                     break;
                 }
                 last = Some(record.seq);
-                page.members.push(member(record, leader));
+                page.members.push(member(record, leader.epoch, spent));
             }
             MembersAnswer::Page(page)
         })
     }
 }
 
+/// Gives a member the counters that it has bearing what its batch spent.
+pub(crate) fn bear(record: &mut JobRecord, counters: Spent) {
+    (record.attempts, record.crashes, record.runs) = (counters.attempts, counters.crashes, counters.runs);
+}
+
 /// A member as its leader's worker gets it.
-fn member(record: &JobRecord, leader: &JobRecord) -> Claim {
+fn member(record: &JobRecord, epoch: i64, spent: Spent) -> Claim {
+    let counters = spent.borne(Spent::of(record), &record.spec.options);
     Claim {
-        lease: Lease { id: record.id(), epoch: leader.epoch },
+        lease: Lease { id: record.id(), epoch },
         spec: record.spec.clone(),
-        attempts: record.attempts.max(leader.attempts),
-        crashes: record.crashes.max(leader.crashes),
-        run: record.runs,
+        attempts: counters.attempts,
+        crashes: counters.crashes,
+        run: counters.runs,
         coalesced: record.coalesced,
         created_at: record.created_at,
         started_at: record.started_at.unwrap_or_default(),

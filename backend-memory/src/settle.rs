@@ -3,9 +3,11 @@
 
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{JobState, Move, transition};
+use ferroq_core::policy::batch::Spent;
 use ferroq_core::policy::settle::{self, Standing, Verdict};
 use ferroq_core::storage::{Lease, Outcome, SettleAnswer};
 
+use crate::batches::bear;
 use crate::roster::Key;
 use crate::turn::Turn;
 
@@ -14,11 +16,11 @@ impl Turn<'_> {
     pub(crate) fn settle(&mut self, lease: Lease, outcome: Outcome) -> SettleAnswer {
         let now = self.now;
         let Some(key) = self.queue.roster.key(lease.id) else { return SettleAnswer::Gone };
-        let of_batch = self.queue.is_member_under(self.queue.roster.get(key), lease.epoch);
+        let spent = self.queue.spent_under(self.queue.roster.get(key), lease.epoch);
         let record = self.queue.roster.get_mut(key);
-        if let Some((attempts, crashes)) = of_batch {
+        if let Some(spent) = spent {
             record.epoch = lease.epoch;
-            (record.attempts, record.crashes) = (record.attempts.max(attempts), record.crashes.max(crashes));
+            bear(record, spent.borne(Spent::of(record), &record.spec.options));
         } else if record.epoch != lease.epoch {
             return SettleAnswer::LeaseLost;
         } else if record.state != JobState::Active {

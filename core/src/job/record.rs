@@ -70,6 +70,8 @@ pub enum FailReason {
     Expired,
     /// Its stored record could not be read.
     Quarantined,
+    /// The batch that it was a member of failed for good.
+    WithBatch,
 }
 
 /// How far a run has come.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::micros;
 use crate::clock::Timestamp;
-use crate::job::{ErrorEntry, ErrorKind, FailReason};
+use crate::job::{ErrorEntry, ErrorKind, FailReason, JobOptions, JobRecord};
 
 /// How many jobs one call gathers into a batch at most; a larger one is gathered in several.
 pub const GATHER_ITEMS_MAX: usize = 1000;
@@ -52,26 +52,73 @@ pub enum Fate {
 /// What members of a batch that failed as a whole take over from its leader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doom {
-    /// Why they are Failed.
-    pub reason: FailReason,
     /// The kind of the leader's last error.
     pub kind: ErrorKind,
     /// Its text.
     pub message: String,
 }
 
+/// How often the runs of a batch failed, its leases were lost, and it ran again: by how much its leader's counters grew
+/// while it led.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// Runs that failed.
+    pub attempts: u32,
+    /// Leases that were lost.
+    pub crashes: u32,
+    /// Runs after the first.
+    pub runs: u32,
+}
+
+impl Spent {
+    /// A job's counters.
+    pub fn of(record: &JobRecord) -> Self {
+        Spent { attempts: record.attempts, crashes: record.crashes, runs: record.runs }
+    }
+
+    /// What was spent, if the leader's counters are these now and were `then` when it came to lead, and `before` was spent
+    /// by then.
+    pub fn grown(now: Spent, then: Spent, before: Spent) -> Self {
+        let grown = |now: u32, then: u32, before: u32| now.saturating_sub(then).saturating_add(before);
+        Spent {
+            attempts: grown(now.attempts, then.attempts, before.attempts),
+            crashes: grown(now.crashes, then.crashes, before.crashes),
+            runs: grown(now.runs, then.runs, before.runs),
+        }
+    }
+
+    /// The counters of a member with these, who bears it and may run again: no budget is quite used up by it.
+    pub fn borne(self, own: Spent, options: &JobOptions) -> Self {
+        let all = self.borne_to_the_end(own);
+        Spent {
+            attempts: all.attempts.min(options.max_attempts.saturating_sub(1)).max(own.attempts),
+            crashes: all.crashes.min(options.max_crashes.saturating_sub(1)).max(own.crashes),
+            runs: all.runs,
+        }
+    }
+
+    /// The counters of a member with these, who bears all of it and ends.
+    pub fn borne_to_the_end(self, own: Spent) -> Self {
+        Spent {
+            attempts: own.attempts.saturating_add(self.attempts),
+            crashes: own.crashes.saturating_add(self.crashes),
+            runs: own.runs.saturating_add(self.runs),
+        }
+    }
+}
+
 /// Decides what becomes of members whose leader ended, with this reason if it Failed, and left these errors.
 pub fn fate(failure: Option<FailReason>, errors: &[ErrorEntry]) -> Fate {
-    let reason = match failure {
-        Some(reason @ (FailReason::AttemptsExhausted | FailReason::CrashesExhausted | FailReason::Aborted)) => reason,
+    match failure {
+        Some(FailReason::AttemptsExhausted | FailReason::CrashesExhausted | FailReason::Aborted) => {}
         // It was too old or could not be read, or somebody cancelled it: that is its own affair.
         _ => return Fate::GoOn,
-    };
+    }
     let (kind, message) = match errors.last() {
         Some(error) => (error.kind, error.message.clone()),
         None => (ErrorKind::Error, String::new()),
     };
-    Fate::Fail(Doom { reason, kind, message })
+    Fate::Fail(Doom { kind, message })
 }
 
 #[cfg(test)]
@@ -91,12 +138,23 @@ mod tests {
     #[test]
     fn only_a_run_that_failed_for_good_takes_the_members_along() {
         let error = ErrorEntry { at: Timestamp::default(), run: 1, kind: ErrorKind::Panic, message: "boom".into() };
-        let doom = |reason| Fate::Fail(Doom { reason, kind: ErrorKind::Panic, message: "boom".into() });
+        let doom = Fate::Fail(Doom { kind: ErrorKind::Panic, message: "boom".into() });
         for reason in [FailReason::AttemptsExhausted, FailReason::CrashesExhausted, FailReason::Aborted] {
-            assert_eq!(fate(Some(reason), std::slice::from_ref(&error)), doom(reason));
+            assert_eq!(fate(Some(reason), std::slice::from_ref(&error)), doom);
         }
         for reason in [None, Some(FailReason::Expired), Some(FailReason::Quarantined)] {
             assert_eq!(fate(reason, std::slice::from_ref(&error)), Fate::GoOn);
         }
+    }
+
+    #[test]
+    fn what_a_batch_spent_is_added_to_each_members_own() {
+        let spent = |attempts, crashes, runs| Spent { attempts, crashes, runs };
+        let options = JobOptions { max_attempts: 4, max_crashes: 3, ..JobOptions::default() };
+        let grown = Spent::grown(spent(3, 1, 6), spent(1, 1, 2), spent(1, 0, 1));
+        assert_eq!(grown, spent(3, 0, 5));
+        assert_eq!(grown.borne(spent(0, 0, 1), &options), spent(3, 0, 6));
+        assert_eq!(grown.borne(spent(2, 2, 9), &options), spent(3, 2, 14));
+        assert_eq!(grown.borne_to_the_end(spent(2, 2, 9)), spent(5, 2, 14));
     }
 }
