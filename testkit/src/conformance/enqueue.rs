@@ -51,6 +51,7 @@ async fn a_job_is_stored_as_it_was_given(t: &mut Scene) {
         crashes: 0,
         runs: 0,
         coalesced: 1,
+        batch: None,
         cancel_requested: false,
         created_at: now,
         due_at: now.after(MINUTE),

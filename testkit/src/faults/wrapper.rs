@@ -11,11 +11,11 @@ use ferroq_core::job::{JobId, JobRecord, LaneKey, LimiterName, QueueName};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
-    AcquireAnswer, AcquireRequest, ActReport, ActRequest, CallId, Capabilities, Control, DumpPage, EnqueueAnswer,
-    EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, Limits,
-    ListCursor, ListRequest, Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts, Reconfigured,
-    RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest,
-    Transfer,
+    AcquireAnswer, AcquireRequest, ActReport, ActRequest, Batches, CallId, Capabilities, Control, DumpPage,
+    EnqueueAnswer, EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, GatherAnswer, Inspect,
+    JobWatch, Jobs, Lease, Limits, ListCursor, ListRequest, MembersAnswer, MembersRequest, Note, NoteAnswer,
+    ObliterateAnswer, Page, QueueConfig, QueueCounts, Reconfigured, RenewAnswer, RenewRequest, RestoreAnswer,
+    SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
 };
 
 /// Which side of a call.
@@ -242,6 +242,17 @@ impl<P: Faults> Control for Faulty<P> {
         max_items: usize,
     ) -> Result<ObliterateAnswer, StorageError> {
         self.through(Visit::write("obliterate"), self.inner.obliterate(queue, force, max_items)).await
+    }
+}
+
+#[async_trait]
+impl<P: Faults> Batches for Faulty<P> {
+    async fn gather(&self, queue: &QueueName, lease: Lease, max_items: usize) -> Result<GatherAnswer, StorageError> {
+        self.through(Visit::write("gather"), self.inner.gather(queue, lease, max_items)).await
+    }
+
+    async fn members(&self, request: MembersRequest) -> Result<MembersAnswer, StorageError> {
+        self.through(Visit::read("members"), self.inner.members(request)).await
     }
 }
 

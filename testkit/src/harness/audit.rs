@@ -66,7 +66,8 @@ fn record_is_whole(record: &JobRecord, queue: &QueueName) {
         assert_eq!(record.slot == Slot::Solo, last_crash, "{id} stands in the wrong line ({:?})", record.slot);
     }
     assert_eq!(record.runs > 0, record.started_at.is_some(), "{id} has {} runs", record.runs);
-    assert!(record.epoch > 0 || record.runs == 0, "{id} was claimed without an epoch");
+    // A member of a batch ran under its leader's epoch.
+    assert!(record.epoch > 0 || record.runs == 0 || record.batch.is_some(), "{id} was claimed without an epoch");
     assert!(record.attempts + record.crashes <= record.runs, "{id} failed more often than it ran");
     if !ended {
         assert!(record.attempts < record.spec.options.max_attempts, "{id} is {state} beyond its attempts");
@@ -79,7 +80,7 @@ pub(crate) fn rank(record: &JobRecord) -> i64 {
     match record.state {
         JobState::Waiting => i64::from(record.priority.0),
         JobState::Delayed => record.due_at.as_micros(),
-        JobState::Blocked => 0,
+        JobState::Blocked => record.batch.map_or(0, |batch| batch.0),
         JobState::Active => record.lease_until.map_or(0, |at| at.as_micros()),
         JobState::Completed | JobState::Failed | JobState::Cancelled => record.prune_at.map_or(0, |at| at.as_micros()),
     }
@@ -130,7 +131,8 @@ async fn keys_are_held(storage: &dyn Storage, queue: &QueueName, dump: &QueueDum
     }
     for record in &dump.jobs {
         let Some(dedup) = &record.spec.dedup else { continue };
-        let is_pending = dedup.mode == DedupMode::KeepLatest && record.state == JobState::Blocked;
+        let is_pending =
+            dedup.mode == DedupMode::KeepLatest && record.state == JobState::Blocked && record.batch.is_none();
         let pending = holders.get(&dedup.key).and_then(|holder| holder.pending);
         assert_eq!(pending == Some(record.id()), is_pending, "{} ({}), pending {pending:?}", record.id(), record.state);
         let must_hold = match dedup.mode {

@@ -31,6 +31,7 @@ fn claimed(epoch: i64, run: u32, crashes: u32) -> What {
         started_at: at,
         checkpoint: None,
         solo: false,
+        batch: None,
     })
 }
 

@@ -99,9 +99,11 @@ impl Ledger {
             }
             (Call::Obliterate { queue, .. }, _) => self.excuse_where(queue, |_, excuse| excuse.removed = true),
             // The answers do not name the jobs whose leases were lost, nor those that had expired.
-            (Call::Sweep(request), Answer::Sweep(swept)) if swept.stalled > 0 => {
-                self.excuse_where(&request.queue, |state, excuse| excuse.ended |= state == JobState::Active);
+            (Call::Sweep(request), Answer::Sweep(swept)) if swept.stalled > 0 || swept.failed > 0 => {
+                let may_end = |state| matches!(state, JobState::Active | JobState::Blocked);
+                self.excuse_where(&request.queue, |state, excuse| excuse.ended |= may_end(state));
             }
+            (Call::Gather { queue, .. }, _) => self.excuse_expired(queue),
             (Call::Exchange(request), _) if request.claim.is_some() => self.excuse_expired(&request.queue),
             _ => {}
         }

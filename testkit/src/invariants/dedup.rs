@@ -22,7 +22,8 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
                 let Some(dedup) = &job.spec.dedup else { continue };
                 let holder = holders.get(&dedup.key).map(|holder| holder.id);
                 let pending = holders.get(&dedup.key).and_then(|holder| holder.pending);
-                let is_pending = dedup.mode == DedupMode::KeepLatest && job.state == JobState::Blocked;
+                let is_pending =
+                    dedup.mode == DedupMode::KeepLatest && job.state == JobState::Blocked && job.batch.is_none();
                 if is_pending != (pending == Some(job.id())) {
                     let what = format!("{} ({}) and pending behind {:?}: {pending:?}", job.id(), job.state, dedup.key);
                     return Err((step, what));

@@ -28,7 +28,8 @@ pub(super) fn check(history: &History) -> Result<(), (usize, String)> {
         let was_pending =
             |job: &&JobRecord| matches!(&job.spec.dedup, Some(dedup) if dedup.mode == DedupMode::KeepLatest);
         let in_line = queue.jobs.iter().filter(|job| job.state == JobState::Waiting && job.slot == slot);
-        let in_line: Vec<_> = in_line.filter(|job| !was_pending(job)).collect();
+        // So does one that leads its batch from now on, because the one that led it had expired.
+        let in_line: Vec<_> = in_line.filter(|job| !was_pending(job) && job.batch.is_none()).collect();
         // Between lanes turns decide, and limits; within one nobody is passed over.
         let mut last: BTreeMap<&LaneKey, (Priority, i64)> = BTreeMap::new();
         for claim in &claimed.claims {

@@ -43,6 +43,7 @@ fn record(spec: &JobSpec, state: JobState) -> JobRecord {
         crashes: 0,
         runs: u32::from(active),
         coalesced: 1,
+        batch: None,
         cancel_requested: false,
         created_at: AT,
         due_at: AT,
@@ -97,6 +98,7 @@ fn claim(jobs: &[(&JobSpec, i64)]) -> Step {
         started_at: AT,
         checkpoint: None,
         solo: false,
+        batch: None,
     });
     let claimed = Some(ClaimAnswer { claims: claims.collect(), ..ClaimAnswer::default() });
     let spec = ClaimSpec {

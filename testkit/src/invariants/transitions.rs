@@ -58,17 +58,18 @@ fn moves_of(call: &Call) -> Vec<Move> {
                 moves.extend(ends);
             }
             if request.claim.is_some() {
-                moves.extend([Move::Due, Move::Claim, Move::Fail]);
+                moves.extend([Move::Due, Move::Claim, Move::Gather, Move::Fail]);
             }
             moves
         }
         // An enqueue under a held key may give the holder another time, or make it due.
         Call::Enqueue(_) => vec![Move::Reschedule, Move::Due],
+        Call::Gather { .. } => vec![Move::Gather, Move::Fail, Move::Unblock, Move::Due],
         Call::Obliterate { .. } => vec![Move::Unblock, Move::Due],
         Call::Sweep(_) => vec![Move::Due, Move::Crash, Move::Fail, Move::Cancel, Move::Unblock],
         Call::Act { request, .. } => match request.act {
             Act::Cancel => vec![Move::Cancel, Move::Unblock, Move::Due],
-            Act::Remove => vec![Move::Unblock, Move::Due],
+            Act::Remove | Act::Redrive => vec![Move::Unblock, Move::Due],
             Act::Retry { .. } => vec![Move::RetryByOperator],
             Act::Promote => vec![Move::Promote],
             Act::Reschedule(_) => vec![Move::Reschedule, Move::Due],

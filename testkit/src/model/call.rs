@@ -7,9 +7,9 @@ use std::fmt;
 use ferroq_core::job::{JobId, JobSpec, LaneKey, QueueName};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
-    ActReport, ActRequest, CallId, EnqueueAnswer, EnqueueRequest, ErrorCode, ExchangeAnswer, ExchangeRequest, Lease,
-    Note, NoteAnswer, ObliterateAnswer, QueueConfig, Reconfigured, RenewAnswer, RenewRequest, Storage, SweepAnswer,
-    SweepRequest,
+    ActReport, ActRequest, CallId, EnqueueAnswer, EnqueueRequest, ErrorCode, ExchangeAnswer, ExchangeRequest,
+    GatherAnswer, Lease, MembersAnswer, MembersRequest, Note, NoteAnswer, ObliterateAnswer, QueueConfig, Reconfigured,
+    RenewAnswer, RenewRequest, Storage, SweepAnswer, SweepRequest,
 };
 
 /// A call of the contract that may change something.
@@ -28,6 +28,17 @@ pub enum Call {
         /// The notes.
         notes: Vec<(Lease, Note)>,
     },
+    /// [`Batches::gather`](ferroq_core::storage::Batches::gather).
+    Gather {
+        /// The queue.
+        queue: QueueName,
+        /// The leader's lease.
+        lease: Lease,
+        /// How many jobs to look at.
+        max_items: usize,
+    },
+    /// [`Batches::members`](ferroq_core::storage::Batches::members), which changes nothing.
+    Members(MembersRequest),
     /// [`Jobs::sweep`](ferroq_core::storage::Jobs::sweep).
     Sweep(SweepRequest),
     /// [`Control::act`](ferroq_core::storage::Control::act).
@@ -111,6 +122,10 @@ pub enum Answer {
     Renew(Vec<RenewAnswer>),
     /// To [`Call::Annotate`].
     Annotate(Vec<NoteAnswer>),
+    /// To [`Call::Gather`].
+    Gather(GatherAnswer),
+    /// To [`Call::Members`].
+    Members(MembersAnswer),
     /// To [`Call::Sweep`].
     Sweep(SweepAnswer),
     /// To [`Call::Act`].
@@ -139,6 +154,8 @@ impl Call {
             Call::Exchange(request) => on.exchange(request).await.map(Answer::Exchange),
             Call::Renew(request) => on.renew(request).await.map(Answer::Renew),
             Call::Annotate { queue, notes } => on.annotate(&queue, notes).await.map(Answer::Annotate),
+            Call::Gather { queue, lease, max_items } => on.gather(&queue, lease, max_items).await.map(Answer::Gather),
+            Call::Members(request) => on.members(request).await.map(Answer::Members),
             Call::Sweep(request) => on.sweep(request).await.map(Answer::Sweep),
             Call::Act { request, .. } => on.act(request).await.map(Answer::Act),
             Call::Configure { queue, config } => on.configure(&queue, config).await.map(|()| Answer::Configure),
@@ -175,8 +192,10 @@ impl Call {
             Call::Exchange(request) => &request.queue,
             Call::Renew(request) => &request.queue,
             Call::Sweep(request) => &request.queue,
+            Call::Members(request) => &request.queue,
             Call::Act { request, .. } => &request.queue,
             Call::Annotate { queue, .. }
+            | Call::Gather { queue, .. }
             | Call::Configure { queue, .. }
             | Call::ConfigureLane { queue, .. }
             | Call::Reconfigure { queue, .. }
@@ -194,6 +213,8 @@ impl Call {
             Call::Exchange(_) => "exchange",
             Call::Renew(_) => "renew",
             Call::Annotate { .. } => "annotate",
+            Call::Gather { .. } => "gather",
+            Call::Members(_) => "members",
             Call::Sweep(_) => "sweep",
             Call::Act { .. } => "act",
             Call::Configure { .. } => "configure",
@@ -236,6 +257,10 @@ impl fmt::Display for Call {
             }
             Call::Renew(request) => write!(f, " {:?} for {:?}", request.leases, request.term),
             Call::Annotate { notes, .. } => write!(f, " {notes:?}"),
+            Call::Gather { lease, max_items, .. } => write!(f, " {lease:?}, up to {max_items}"),
+            Call::Members(request) => {
+                write!(f, " {:?} after {:?}, up to {}", request.lease, request.after, request.max_items)
+            }
             Call::Sweep(request) => write!(f, " up to {}", request.max_items),
             Call::Act { request, .. } => write!(f, " {:?} on {:?}", request.act, request.on),
             Call::Configure { config, .. } => write!(f, " {config:?}"),

@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use ferroq_core::job::JobRecord;
-use ferroq_core::storage::{Claim, ClaimAnswer};
+use ferroq_core::storage::{Claim, ClaimAnswer, MembersAnswer, MembersPage};
 
 use super::Answer;
 use super::walks::plain;
@@ -23,6 +23,12 @@ pub fn differences(expected: &Answer, seen: &Answer) -> Vec<String> {
                 (Some(a), Some(b)) => wrong.extend(claim_differences(a, b)),
                 (a, b) => wrong.extend(debug_differences("claimed", a, b)),
             }
+            wrong
+        }
+        (Answer::Members(MembersAnswer::Page(a)), Answer::Members(MembersAnswer::Page(b))) => {
+            let full = |page: &MembersPage| page.members.iter().map(claim_text).collect::<Vec<_>>();
+            let mut wrong = debug_differences("members", &full(a), &full(b));
+            wrong.extend(debug_differences("page", &(a.next, a.formed), &(b.next, b.formed)));
             wrong
         }
         (a, b) => debug_differences("answer", a, b),
@@ -44,7 +50,7 @@ fn claim_differences(expected: &ClaimAnswer, seen: &ClaimAnswer) -> Vec<String> 
 /// Claim's own Debug leaves most of it out.
 fn claim_text(claim: &Claim) -> String {
     format!(
-        "{:?} run {}, coalesced {}, attempts {}, crashes {}, created {}, started {}, checkpoint {:?}, solo {}",
+        "{:?} run {}, coalesced {}, attempts {}, crashes {}, created {}, started {}, checkpoint {:?}, solo {}, batch {:?}",
         claim.lease,
         claim.run,
         claim.coalesced,
@@ -53,7 +59,8 @@ fn claim_text(claim: &Claim) -> String {
         claim.created_at,
         claim.started_at,
         claim.checkpoint,
-        claim.solo
+        claim.solo,
+        claim.batch
     )
 }
 

@@ -35,11 +35,15 @@ impl Model {
         let id = settlement.lease.id;
         let Some(queue) = self.queues.get_mut(name) else { return SettleAnswer::Gone };
         let now = queue.now;
+        let of_batch = queue.is_member_under(id, settlement.lease.epoch);
+        if of_batch {
+            queue.come_out(id, settlement.lease.epoch);
+        }
         let Some(job) = queue.find(id) else { return SettleAnswer::Gone };
         if job.epoch != settlement.lease.epoch {
             return SettleAnswer::LeaseLost;
         }
-        if job.state != JobState::Active {
+        if job.state != JobState::Active && !of_batch {
             return SettleAnswer::AlreadyDone;
         }
         if let Outcome::Retry { error, .. } | Outcome::Abort { error } = &settlement.outcome {
@@ -74,7 +78,10 @@ impl Model {
             }
             _ => queue.end(id, JobState::Cancelled, None),
         };
-        queue.release(&lane);
+        // A member took no place under a limit.
+        if !of_batch {
+            queue.release(&lane);
+        }
         queue.release_heirs();
         self.post(clock, name);
         let follow_ups = settlement
@@ -180,8 +187,15 @@ impl QueueModel {
             }
         }
         if !solo_claimed {
-            self.serve(claim.max_items, |queue, id| {
-                !matches!(queue.look_at(id, claim, &mut claims, false), Look::NoRoom)
+            self.serve(claim.max_items, |queue, id, gate| match queue.look_at(id, claim, &mut claims, false) {
+                Look::NoRoom => false,
+                Look::PutAside => true,
+                Look::Claimed => {
+                    if let (Some(gate), Some(made)) = (gate, claims.last_mut().filter(|made| made.batch.is_none())) {
+                        made.batch = queue.open_batch(id, gate);
+                    }
+                    true
+                }
             });
         }
         self.release_heirs();
@@ -245,14 +259,21 @@ impl QueueModel {
         line.iter().take(max_items).map(|job| job.spec.id).collect()
     }
 
+    /// Fails a job that is too old to start; whether it was.
+    pub(super) fn is_too_old(&mut self, id: JobId) -> bool {
+        let now = self.now;
+        let Some(job) = self.find(id).filter(|job| job.expires_at.is_some_and(|at| now > at)) else { return false };
+        add_error(job, now, ErrorKind::Expired, "older than expires_in when its turn came");
+        self.end(id, JobState::Failed, Some(FailReason::Expired));
+        true
+    }
+
     fn look_at(&mut self, id: JobId, claim: &ClaimSpec, claims: &mut Vec<Claim>, solo: bool) -> Look {
         let now = self.now;
-        let Some(job) = self.find(id) else { return Look::PutAside };
-        if job.expires_at.is_some_and(|at| now > at) {
-            add_error(job, now, ErrorKind::Expired, "older than expires_in when its turn came");
-            self.end(id, JobState::Failed, Some(FailReason::Expired));
+        if self.is_too_old(id) {
             return Look::PutAside;
         }
+        let Some(job) = self.find(id) else { return Look::PutAside };
         if !claim.kinds.contains(&job.spec.kind) {
             job.slot = Slot::Shelf;
             self.log(EventKind::Shelved, id);
@@ -285,6 +306,7 @@ impl QueueModel {
             started_at: now,
             checkpoint: job.notes.checkpoint.clone(),
             solo,
+            batch: job.batch,
         });
         let lane = job.spec.lane.clone();
         self.note_start(&lane);

@@ -6,6 +6,7 @@ use ferroq_core::job::{JobId, JobRecord, JobState, LaneClass, LaneKey, Slot};
 use ferroq_core::policy::lanes::{LanePolicy, Say, StartLimits};
 use ferroq_core::policy::rate::{Per, Rate};
 
+use super::batches::Gate;
 use super::queue::QueueModel;
 
 /// How many lanes one claim sets aside beyond the jobs that it looks at, and brings back of each sort.
@@ -31,6 +32,12 @@ pub(super) struct LaneModel {
     /// How many it may be served; none while its turn has not begun.
     turn_jobs: Option<u32>,
     place: Place,
+    /// Since when the first of the jobs waits that the next batch will hold.
+    since: Option<Timestamp>,
+    /// How many jobs it waits for, if its gate holds it.
+    wants: Option<u32>,
+    /// The jobs in its line that have a batch.
+    led: Vec<JobId>,
 }
 
 /// Whose starts are counted.
@@ -78,9 +85,53 @@ impl QueueModel {
             if let [alone] = self.lanes.lanes.as_mut_slice() {
                 (alone.served, alone.turn_jobs) = (0, None);
             }
-            let lane = LaneModel { key: key.clone(), turn: 0, served: 0, turn_jobs: None, place: Place::InRing };
+            let lane = LaneModel {
+                key: key.clone(),
+                turn: 0,
+                served: 0,
+                turn_jobs: None,
+                place: Place::InRing,
+                since: None,
+                wants: None,
+                led: Vec::new(),
+            };
             self.lanes.lanes.push(lane);
             self.rejoin(&key);
+        }
+        self.see_gates();
+    }
+
+    /// A lane that its gate holds takes its turn once as many jobs are in its line as it waits for, or one with a batch came.
+    fn see_gates(&mut self) {
+        let keys: Vec<LaneKey> = self.lanes.lanes.iter().map(|lane| lane.key.clone()).collect();
+        for key in keys {
+            let line = self.in_line(&key);
+            let has_batch = |id: &JobId| self.job(*id).is_some_and(|job| job.batch.is_some());
+            let led: Vec<JobId> = line.iter().copied().filter(has_batch).collect();
+            let Some(lane) = self.lane(&key) else { continue };
+            let came = led.iter().any(|id| !lane.led.contains(id));
+            lane.led = led;
+            if lane.wants.is_some_and(|wants| came || line.len() >= wants as usize) {
+                self.rejoin(&key);
+            }
+        }
+    }
+
+    /// The jobs of a lane's line, in their order.
+    pub(super) fn in_line(&self, key: &LaneKey) -> Vec<JobId> {
+        let waits =
+            |job: &&JobRecord| job.state == JobState::Waiting && job.slot == Slot::Lane && job.spec.lane == *key;
+        let mut line: Vec<&JobRecord> = self.jobs.iter().filter(waits).collect();
+        line.sort_by_key(|job| (job.priority, job.seq));
+        line.iter().map(|job| job.spec.id).collect()
+    }
+
+    /// The gate of a lane, if it has one.
+    fn gate_of(&self, key: &LaneKey) -> Option<Gate> {
+        let policies = self.policies_of(key);
+        match policies.iter().map(|policy| policy.batch).find(|batch| *batch != Say::Inherit)? {
+            Say::Limit(gate) => Some((gate.size, gate.max_wait)),
+            _ => None,
         }
     }
 
@@ -93,6 +144,7 @@ impl QueueModel {
         let turn = self.lanes.turns;
         if let Some(lane) = self.lane(key) {
             (lane.turn, lane.served, lane.turn_jobs, lane.place) = (turn, 0, None, Place::InRing);
+            lane.wants = None;
         }
     }
 
@@ -314,9 +366,9 @@ impl QueueModel {
     }
 
     /// Serves lanes in their turn: `look_at` is given the next job, and says whether the claim goes on.
-    pub(super) fn serve(&mut self, max_items: usize, mut look_at: impl FnMut(&mut Self, JobId) -> bool) {
+    pub(super) fn serve(&mut self, max_items: usize, mut look_at: impl FnMut(&mut Self, JobId, Option<Gate>) -> bool) {
         let mut looked_at = 0;
-        for _ in 0..max_items + SET_ASIDE {
+        'visits: for _ in 0..max_items + SET_ASIDE {
             if looked_at == max_items || self.room(&Whose::Queue).free == 0 {
                 return;
             }
@@ -335,7 +387,30 @@ impl QueueModel {
             let mut served = 0;
             while served < credit && looked_at < max_items && self.may_start(&key) {
                 let Some(id) = self.first_of(&key) else { break };
-                if !look_at(self, id) {
+                let gate = self.gate_of(&key);
+                if let Some(gate) = gate {
+                    let mut since = self.lane(&key).and_then(|lane| lane.since);
+                    let open = self.gate_is_open(&key, gate, id, &mut since);
+                    let Some(lane) = self.lane(&key) else { break };
+                    lane.since = since;
+                    if let (false, Some(since)) = (open, since) {
+                        lane.place = Place::HeldUntil(since.after(gate.1));
+                        lane.wants = Some(gate.0);
+                        self.see_lanes();
+                        continue 'visits;
+                    }
+                }
+                let opens = gate.is_some() && self.job(id).is_some_and(|job| job.batch.is_none());
+                let active = self.jobs.iter().filter(|job| job.state == JobState::Active).count();
+                let went_on = look_at(self, id, gate);
+                let claimed = self.jobs.iter().filter(|job| job.state == JobState::Active).count() > active;
+                if opens
+                    && claimed
+                    && let Some(lane) = self.lane(&key)
+                {
+                    lane.since = None;
+                }
+                if !went_on {
                     self.end_visit(&key, served);
                     return;
                 }

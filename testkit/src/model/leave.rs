@@ -37,6 +37,7 @@ pub(super) fn due(start: Start, now: Timestamp) -> Timestamp {
 impl QueueModel {
     /// Puts a job in line, or lets it wait for its time.
     pub(super) fn stand(&mut self, id: JobId, due_at: Option<Timestamp>) -> JobState {
+        self.steps_back(id);
         let now = self.now;
         let Some(job) = self.find(id) else { return JobState::Waiting };
         job.lease_until = None;
@@ -54,6 +55,7 @@ impl QueueModel {
 
     /// Ends a job: its record is kept for as long as somebody wants it, or goes at once.
     pub(super) fn end(&mut self, id: JobId, state: JobState, failure: Option<FailReason>) -> JobState {
+        self.leaves_batch(id, failure);
         let now = self.now;
         let retention = self.config.retention;
         let Some(job) = self.find(id) else { return state };
@@ -73,6 +75,7 @@ impl QueueModel {
         }
         job.state = state;
         job.slot = Slot::Lane;
+        job.batch = None;
         job.lease_until = None;
         job.lease_term = None;
         job.finished_at = Some(now);
@@ -96,6 +99,7 @@ impl QueueModel {
 
     /// Removes a record, and frees its key if this way out does.
     pub(super) fn remove(&mut self, id: JobId, left: Left) {
+        self.leaves_batch(id, None);
         self.let_go(id, left);
         self.jobs.retain(|job| job.spec.id != id);
         self.see_lanes();
@@ -135,6 +139,7 @@ impl QueueModel {
                 self.log(EventKind::Promoted, id);
             }
         }
+        self.pass_on();
     }
 
     /// Ends a writing call: where it added records beyond a state's count, up to twice as many go.

@@ -16,6 +16,7 @@
 //! # Ok::<(), ferroq_core::job::NameError>(())
 //! ```
 
+mod batches;
 mod call;
 mod control;
 mod dedup;
@@ -165,6 +166,8 @@ impl Model {
             Call::Exchange(request) => Answer::Exchange(self.exchange(clock, request)),
             Call::Renew(request) => Answer::Renew(self.renew(clock, request)),
             Call::Annotate { queue, notes } => Answer::Annotate(self.annotate(clock, queue, notes)),
+            Call::Gather { queue, lease, max_items } => Answer::Gather(self.gather(clock, queue, *lease, *max_items)),
+            Call::Members(request) => Answer::Members(self.members(request)),
             Call::Sweep(request) => Answer::Sweep(self.sweep(clock, request)),
             Call::Act { request, order } => Answer::Act(self.act(clock, request, order)),
             Call::Configure { queue, config } => {

@@ -7,10 +7,11 @@ use std::time::Duration;
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventKind;
 use ferroq_core::job::Start;
-use ferroq_core::job::{ErrorEntry, ErrorKind, JobId, JobRecord, JobSpec, JobState, Notes, Slot};
+use ferroq_core::job::{BatchNumber, ErrorEntry, ErrorKind, JobId, JobRecord, JobSpec, JobState, Notes, Slot};
 use ferroq_core::policy::dedup::{DedupMode, Holder};
 use ferroq_core::storage::{DedupEntry, EnqueueAnswer, Lease, QueueConfig};
 
+use super::batches::BatchModel;
 use super::lanes::LanesModel;
 
 /// The lag from which on the clock is taken to have stepped back.
@@ -33,6 +34,10 @@ pub struct QueueModel {
     pub(super) attended_at: Timestamp,
     pub(super) counter: i64,
     pub(super) lanes: LanesModel,
+    pub(super) batches: Vec<BatchModel>,
+    pub(super) last_batch: i64,
+    /// Batches that a job has left for good in the present call.
+    pub(super) bereft: Vec<BatchNumber>,
     /// Pending jobs that hold their key now, and still are where they were.
     pub(super) heirs: Vec<JobId>,
     /// The jobs that the present call ended and whose records were kept.
@@ -169,6 +174,7 @@ impl QueueModel {
             crashes: 0,
             runs: 0,
             coalesced: 1,
+            batch: None,
             cancel_requested: false,
             created_at: now,
             due_at,

@@ -16,7 +16,8 @@ impl Model {
         let Some(queue) = self.queues.get_mut(&request.queue) else { return SweepAnswer::default() };
         queue.begin(clock);
         queue.attend();
-        let mut room = request.max_items;
+        let failed = queue.fail_members(request.max_items);
+        let mut room = request.max_items - failed;
         let lost = queue.lost_leases();
         let stalled = lost.len().min(room);
         lost.into_iter().take(room).for_each(|id| queue.lose_lease(id));
@@ -26,9 +27,9 @@ impl Model {
         let old = queue.old_records();
         let pruned = old.len().min(room);
         old.into_iter().take(room).for_each(|id| queue.remove(id, Left::RemovedEnded));
-        let next = queue.next_instant();
+        let next = if queue.has_doomed() { Some(queue.now) } else { queue.next_instant() };
         let more = next.is_some_and(|at| at <= queue.now);
-        let answer = SweepAnswer { stalled, promoted, pruned, more, next: next.map(|at| at.since(queue.now)) };
+        let answer = SweepAnswer { failed, stalled, promoted, pruned, more, next: next.map(|at| at.since(queue.now)) };
         queue.leave_attended();
         queue.prune_by_count();
         self.post(clock, &request.queue);

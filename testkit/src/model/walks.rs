@@ -14,7 +14,7 @@ pub(super) fn place_of(job: &JobRecord) -> ListCursor {
     let rank = match job.state {
         JobState::Waiting => i64::from(job.priority.0),
         JobState::Delayed => job.due_at.as_micros(),
-        JobState::Blocked => 0,
+        JobState::Blocked => job.batch.map_or(0, |batch| batch.0),
         JobState::Active => micros(job.lease_until),
         JobState::Completed | JobState::Failed | JobState::Cancelled => micros(job.prune_at),
     };

@@ -10,11 +10,11 @@ use ferroq_core::job::{JobId, JobRecord, LaneKey, LimiterName, QueueName};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
-    AcquireAnswer, AcquireRequest, ActReport, ActRequest, Capabilities, Control, DumpPage, EnqueueAnswer,
-    EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, Limits,
-    ListCursor, ListRequest, Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts, Reconfigured,
-    RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest,
-    Transfer,
+    AcquireAnswer, AcquireRequest, ActReport, ActRequest, Batches, Capabilities, Control, DumpPage, EnqueueAnswer,
+    EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, GatherAnswer, Inspect, JobWatch, Jobs, Lease,
+    Limits, ListCursor, ListRequest, MembersAnswer, MembersRequest, Note, NoteAnswer, ObliterateAnswer, Page,
+    QueueConfig, QueueCounts, Reconfigured, RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver, Storage,
+    StorageError, SweepAnswer, SweepRequest, Transfer,
 };
 
 /// What every call answers.
@@ -205,6 +205,17 @@ impl<T: Twist> Control for Mutated<T> {
 
     async fn obliterate(&self, queue: &QueueName, force: bool, max_items: usize) -> Answer<ObliterateAnswer> {
         self.inner.obliterate(queue, force, max_items).await
+    }
+}
+
+#[async_trait]
+impl<T: Twist> Batches for Mutated<T> {
+    async fn gather(&self, queue: &QueueName, lease: Lease, max_items: usize) -> Answer<GatherAnswer> {
+        self.inner.gather(queue, lease, max_items).await
+    }
+
+    async fn members(&self, request: MembersRequest) -> Answer<MembersAnswer> {
+        self.inner.members(request).await
     }
 }
 

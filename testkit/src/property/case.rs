@@ -9,8 +9,8 @@ use ferroq_core::job::{JobId, JobState, QueueName, Start};
 use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy, LaneRules};
 use ferroq_core::policy::retention::{KeepRule, Retention};
 use ferroq_core::storage::{
-    Act, ActRequest, EnqueueRequest, ExchangeRequest, JobFilter, ListCursor, Note, Outcome, QueueConfig, RenewRequest,
-    Selection, SettleAnswer, Settlement, SweepRequest,
+    Act, ActRequest, Claim, EnqueueRequest, ExchangeRequest, JobFilter, Lease, ListCursor, MembersAnswer,
+    MembersRequest, Note, Outcome, QueueConfig, RenewRequest, Selection, SettleAnswer, Settlement, SweepRequest,
 };
 
 use super::op::{ActDraft, NoteDraft, Op, Pass, SettleDraft, secs};
@@ -183,6 +183,17 @@ impl Case {
                 let Some(((queue, _), _)) = picked.first().cloned() else { return Ok(()) };
                 let notes = picked.into_iter().map(|((_, lease), note)| (lease, note)).collect();
                 self.call(Call::Annotate { queue, notes }, false).await?;
+            }
+            Op::Gather { lease, max_items } => {
+                let Some((queue, lease)) = self.world.lease(*lease) else { return Ok(()) };
+                self.call(Call::Gather { queue, lease, max_items: usize::from(*max_items) }, false).await?;
+            }
+            Op::Members { lease, after, max_items, max_bytes } => {
+                let Some((queue, lease)) = self.world.lease(*lease) else { return Ok(()) };
+                let max_bytes = if *max_bytes == u16::MAX { usize::MAX } else { usize::from(*max_bytes) };
+                let max_items = usize::from(*max_items).max(1);
+                let request = MembersRequest { queue, lease, after: after.map(i64::from), max_items, max_bytes };
+                self.call(Call::Members(request), false).await?;
             }
             Op::Sweep { queue, max_items } => {
                 self.sweep(self.world.names.queue(*queue), usize::from(*max_items)).await?;
@@ -387,6 +398,27 @@ impl Case {
         Ok(walks.iter().all(|walk| *walk == first).then_some(first))
     }
 
+    /// The leases of the members of a batch that this claim leads.
+    async fn members(&mut self, queue: &QueueName, claim: &Claim) -> Result<Vec<Lease>, String> {
+        let mut leases = Vec::new();
+        if claim.batch.is_none() {
+            return Ok(leases);
+        }
+        let mut after = None;
+        loop {
+            let (lease, max_bytes) = (claim.lease, usize::MAX);
+            let request = MembersRequest { queue: queue.clone(), lease, after, max_items: 50, max_bytes };
+            let Answer::Members(MembersAnswer::Page(page)) = self.call(Call::Members(request), false).await? else {
+                return Err("a leader that was just claimed has no members' page".to_owned());
+            };
+            leases.extend(page.members.iter().map(|member| member.lease));
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(leases),
+            }
+        }
+    }
+
     async fn sweep(&mut self, queue: QueueName, max_items: usize) -> Result<Answer, String> {
         self.call(Call::Sweep(SweepRequest { queue, max_items }), false).await
     }
@@ -459,6 +491,11 @@ impl Case {
                 }
                 let claimed = answer.claimed.unwrap_or_default();
                 for claim in &claimed.claims {
+                    // The members first, as a worker does: the leader's lease is what they are settled under.
+                    for lease in self.members(&queue, claim).await? {
+                        let outcome = Outcome::Completed { result: None };
+                        settlements.push(Settlement { lease, outcome, follow_ups: Vec::new() });
+                    }
                     let outcome = Outcome::Completed { result: None };
                     settlements.push(Settlement { lease: claim.lease, outcome, follow_ups: Vec::new() });
                 }
@@ -466,7 +503,7 @@ impl Case {
                     continue;
                 }
                 let swept = self.sweep(queue.clone(), 200).await?;
-                let lost_some = matches!(swept, Answer::Sweep(swept) if swept.stalled > 0);
+                let lost_some = matches!(swept, Answer::Sweep(swept) if swept.stalled > 0 || swept.failed > 0);
                 let active = self.model.queue(&queue).is_some_and(|queue| queue.shortest_term().is_some());
                 match claimed.look_again {
                     // Step by step while others hold leases, so that these are lost and not extended.

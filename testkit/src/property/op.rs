@@ -44,6 +44,24 @@ pub enum Op {
         /// Under which leases, and what.
         notes: Vec<(LeasePick, NoteDraft)>,
     },
+    /// Gather more members into a batch.
+    Gather {
+        /// Under which lease.
+        lease: LeasePick,
+        /// How many jobs to look at.
+        max_items: u8,
+    },
+    /// Read members of a batch.
+    Members {
+        /// Under which lease.
+        lease: LeasePick,
+        /// After the member with this seq.
+        after: Option<u8>,
+        /// How many at most.
+        max_items: u8,
+        /// How many payload bytes at most.
+        max_bytes: u16,
+    },
     /// Sweep.
     Sweep {
         /// Which queue.
@@ -231,6 +249,9 @@ pub struct LaneDraft {
     pub unlimited: bool,
     /// Paused.
     pub paused: bool,
+    /// Its jobs run in batches of up to so many, or after so many seconds.
+    #[serde(default)]
+    pub batch: Option<(u8, u8)>,
 }
 
 /// How time passes.
@@ -420,8 +441,9 @@ fn limits() -> impl Strategy<Value = LimitDraft> {
 
 fn lane_policy() -> impl Strategy<Value = LaneDraft> {
     let weight = prop_oneof![2 => Just(0u8), 1 => 1u8..4];
-    (weight, limits(), prop::bool::weighted(0.1), prop::bool::weighted(0.1))
-        .prop_map(|(weight, limits, unlimited, paused)| LaneDraft { weight, limits, unlimited, paused })
+    let batch = option::weighted(0.3, (1u8..5, 0u8..20));
+    (weight, limits(), prop::bool::weighted(0.1), prop::bool::weighted(0.1), batch)
+        .prop_map(|(weight, limits, unlimited, paused, batch)| LaneDraft { weight, limits, unlimited, paused, batch })
 }
 
 fn limit() -> impl Strategy<Value = Op> {
@@ -551,6 +573,9 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         14 => (queue(), claim()).prop_map(|(queue, claim)| Op::Exchange { queue, settle: Vec::new(), claim: Some(claim) }),
         14 => exchange(false, 0.5),
         4 => renew(false),
+        3 => (lease(false), few()).prop_map(|(lease, max_items)| Op::Gather { lease, max_items }),
+        4 => (lease(false), option::weighted(0.2, 0u8..30), few(), prop_oneof![3 => Just(u16::MAX), 1 => 0u16..150])
+            .prop_map(|(lease, after, max_items, max_bytes)| Op::Members { lease, after, max_items, max_bytes }),
         4 => annotate(false),
         5 => (queue(), few()).prop_map(|(queue, max_items)| Op::Sweep { queue, max_items }),
         10 => (vec(any::<u16>(), 1..4), act()).prop_map(|(jobs, act)| Op::Act { jobs, act }),

@@ -8,11 +8,12 @@ use ferroq_core::job::{
     DedupKey, JobId, JobKind, JobOptions, JobSpec, JobState, LaneClass, LaneKey, Payload, Priority, QueueName, Start,
     Tag, WorkerId,
 };
+use ferroq_core::policy::batch::BatchGate;
 use ferroq_core::policy::dedup::{Dedup, DedupMode};
 use ferroq_core::policy::lanes::{LanePolicy, Say, StartLimits};
 use ferroq_core::policy::rate::{CalendarUnit, Rate, RateError, TimeZoneName};
 use ferroq_core::policy::retention::{Keep, KeepFor};
-use ferroq_core::storage::{AcquireRequest, CallId, ClaimSpec, Lease, ListCursor, Outcome, RunError};
+use ferroq_core::storage::{AcquireRequest, CallId, ClaimSpec, Lease, ListCursor, MembersAnswer, Outcome, RunError};
 use uuid::Uuid;
 
 use super::op::{ClaimDraft, JobDraft, KINDS, LaneDraft, LeasePick, LimitDraft, OutcomeDraft, secs};
@@ -245,14 +246,23 @@ impl World {
                 }
             }
             for claim in answer.claimed.iter().flat_map(|claimed| &claimed.claims) {
-                self.give_up(|(queue, lease)| lease.id == claim.lease.id && *queue == request.queue);
-                self.open.push((request.queue.clone(), claim.lease));
+                self.take(&request.queue, claim.lease);
+            }
+        }
+        if let (Call::Members(request), Answer::Members(MembersAnswer::Page(page))) = (call, answer) {
+            for member in &page.members {
+                self.take(&request.queue, member.lease);
             }
         }
         if call.id().is_some() {
             self.repeatable.push(call.clone());
             self.forget_acknowledged();
         }
+    }
+
+    fn take(&mut self, queue: &QueueName, new: Lease) {
+        self.give_up(|(of, lease)| lease.id == new.id && of == queue);
+        self.open.push((queue.clone(), new));
     }
 
     fn give_up(&mut self, which: impl Fn(&(QueueName, Lease)) -> bool) {
@@ -307,5 +317,10 @@ pub(super) fn lane_policy(draft: LaneDraft) -> Result<LanePolicy, RateError> {
         concurrency: say(concurrency, draft.unlimited),
         rate: say(rate, draft.unlimited),
         paused: draft.paused,
+        batch: match draft.batch {
+            _ if draft.unlimited => Say::Unlimited,
+            None => Say::Inherit,
+            Some((size, seconds)) => Say::Limit(BatchGate::new(u32::from(size.max(1)), secs(seconds))),
+        },
     })
 }
