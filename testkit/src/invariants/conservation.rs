@@ -100,8 +100,11 @@ impl Ledger {
             (Call::Obliterate { queue, .. }, _) => self.excuse_where(queue, |_, excuse| excuse.removed = true),
             // The answers do not name the jobs whose leases were lost, nor those that had expired.
             (Call::Sweep(request), Answer::Sweep(swept)) if swept.stalled > 0 || swept.failed > 0 => {
-                let may_end = |state| matches!(state, JobState::Active | JobState::Blocked);
-                self.excuse_where(&request.queue, |state, excuse| excuse.ended |= may_end(state));
+                // Members of a batch were last seen Waiting, if they were gathered since.
+                let in_batch = |state| swept.failed > 0 && matches!(state, JobState::Waiting | JobState::Blocked);
+                self.excuse_where(&request.queue, |state, excuse| {
+                    excuse.ended |= state == JobState::Active || in_batch(state);
+                });
             }
             (Call::Gather { queue, .. }, _) => self.excuse_expired(queue),
             (Call::Exchange(request), _) if request.claim.is_some() => self.excuse_expired(&request.queue),
