@@ -14,7 +14,7 @@ use ferroq_core::storage::{
 };
 
 use super::op::{ActDraft, NoteDraft, Op, Pass, SettleDraft, secs};
-use super::world::{Names, World, lane_policy, limits, outcome};
+use super::world::{Names, World, gate, lane_policy, limits, outcome};
 use crate::harness::Fixture;
 use crate::invariants::{self, History, Step};
 use crate::model::{Answer, Call, Model, Refusal, Snapshot, differences, walk};
@@ -155,6 +155,12 @@ impl Case {
                 let call = self.world.call_id();
                 self.call(Call::Enqueue(EnqueueRequest { call, queue, jobs }), false).await?;
             }
+            Op::EnqueueAlike { queue, job, number } => {
+                let queue = self.world.names.queue(*queue);
+                let jobs = (0..*number).map(|_| self.world.make(&queue, job)).collect();
+                let call = self.world.call_id();
+                self.call(Call::Enqueue(EnqueueRequest { call, queue, jobs }), false).await?;
+            }
             Op::EnqueueAgain { jobs } => {
                 let Some(first) = jobs.first().and_then(|place| self.world.job(*place)) else { return Ok(()) };
                 let queue = first.queue.clone();
@@ -266,6 +272,12 @@ impl Case {
                     every: lane_policy(*every).map_err(illegal)?,
                     classes: [(self.world.names.class(), class)].into(),
                 };
+                self.call(Call::Configure { queue, config }, false).await?;
+            }
+            Op::Gate { queue, batch } => {
+                let queue = self.world.names.queue(*queue);
+                let mut config = self.config(&queue);
+                config.lanes.every.batch = gate(*batch, false);
                 self.call(Call::Configure { queue, config }, false).await?;
             }
             Op::LanePolicy { queue, lane, policy } => {

@@ -18,6 +18,15 @@ pub enum Op {
         /// The jobs.
         jobs: Vec<JobDraft>,
     },
+    /// Enqueue jobs that are all alike, for a batch to hold.
+    EnqueueAlike {
+        /// Which queue.
+        queue: u8,
+        /// What they are like.
+        job: JobDraft,
+        /// How many.
+        number: u8,
+    },
     /// Enqueue jobs of earlier calls again, under their ids and without a call id.
     EnqueueAgain {
         /// Which jobs, among those made so far.
@@ -144,6 +153,13 @@ pub enum Op {
         each: LaneDraft,
         /// Of the class as a whole.
         class: LimitDraft,
+    },
+    /// Change the gate of every lane.
+    Gate {
+        /// Which queue.
+        queue: u8,
+        /// For batches of up to so many, or after so many seconds; none for no gate.
+        batch: Option<(u8, u8)>,
     },
     /// Change one lane's own policy.
     LanePolicy {
@@ -570,6 +586,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
     let rule = || (prop_oneof![Just(0u16), 1u16..60, Just(3600u16)], prop_oneof![Just(0u8), 1u8..4, Just(100u8)]);
     prop_oneof![
         14 => (queue(), vec(job(), 1..6)).prop_map(|(queue, jobs)| Op::Enqueue { queue, jobs }),
+        5 => (queue(), job(), 2u8..6).prop_map(|(queue, job, number)| Op::EnqueueAlike { queue, job, number }),
         14 => (queue(), claim()).prop_map(|(queue, claim)| Op::Exchange { queue, settle: Vec::new(), claim: Some(claim) }),
         14 => exchange(false, 0.5),
         4 => renew(false),
@@ -585,6 +602,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         3 => (queue(), prop::bool::weighted(0.7)).prop_map(|(queue, on)| Op::DeadLetter { queue, on }),
         3 => vec(any::<u16>(), 1..4).prop_map(|jobs| Op::Redrive { jobs }),
         3 => limit(),
+        4 => (queue(), option::weighted(0.8, (2u8..6, 0u8..20))).prop_map(|(queue, batch)| Op::Gate { queue, batch }),
         2 => (queue(), 0..LANES, option::weighted(0.7, lane_policy()))
             .prop_map(|(queue, lane, policy)| Op::LanePolicy { queue, lane, policy }),
         1 => (queue(), [rule(), rule(), rule()], option::weighted(0.3, Just(())))

@@ -317,10 +317,15 @@ pub(super) fn lane_policy(draft: LaneDraft) -> Result<LanePolicy, RateError> {
         concurrency: say(concurrency, draft.unlimited),
         rate: say(rate, draft.unlimited),
         paused: draft.paused,
-        batch: match draft.batch {
-            _ if draft.unlimited => Say::Unlimited,
-            None => Say::Inherit,
-            Some((size, seconds)) => Say::Limit(BatchGate::new(u32::from(size.max(1)), secs(seconds))),
-        },
+        batch: gate(draft.batch, draft.unlimited),
     })
+}
+
+/// What a policy says of batches: of up to so many, or after so many seconds.
+pub(super) fn gate(draft: Option<(u8, u8)>, unlimited: bool) -> Say<BatchGate> {
+    match draft {
+        _ if unlimited => Say::Unlimited,
+        None => Say::Inherit,
+        Some((size, seconds)) => Say::Limit(BatchGate::new(u32::from(size.max(1)), secs(seconds))),
+    }
 }
