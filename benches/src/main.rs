@@ -1,4 +1,4 @@
-//! `ferroq-bench [FILTER] [--quick] [--json]`: measures throughput, latency and idle cost of each backend. benches/README.md
+//! `ferroq-bench [FILTER] [--quick] [--runs N] [--json]`: measures throughput, latency and idle cost of each backend. benches/README.md
 //! holds the method. A figure is printed only for a run in which every job ran exactly once.
 
 mod backlog;
@@ -7,6 +7,7 @@ mod dedup;
 mod drain;
 mod enqueue;
 mod idle;
+mod lanes;
 mod latency;
 mod limiter;
 mod memory;
@@ -28,6 +29,9 @@ struct Arguments {
     /// Fewer jobs and runs: to see that it works, not to quote.
     #[arg(long)]
     quick: bool,
+    /// How often to measure each figure, instead of five times (once if quick).
+    #[arg(long)]
+    runs: Option<usize>,
     /// One JSON object a line: bench, backend, settings, unit, runs, min, median, max.
     #[arg(long)]
     json: bool,
@@ -39,6 +43,7 @@ struct Arguments {
 /// What every bench is given.
 pub(crate) struct Bench {
     pub(crate) quick: bool,
+    runs: Option<usize>,
     filter: Option<String>,
     report: Report,
 }
@@ -53,7 +58,7 @@ impl Bench {
 
     /// How often to measure a figure.
     pub(crate) fn runs(&self) -> usize {
-        if self.quick { 1 } else { 5 }
+        self.runs.unwrap_or(if self.quick { 1 } else { 5 }).max(1)
     }
 
     /// `full`, or a twentieth of it when quick.
@@ -72,7 +77,12 @@ async fn main() -> ExitCode {
     if let Some(url) = arguments.latency_worker {
         return finish(latency::worker(&url).await);
     }
-    let mut bench = Bench { quick: arguments.quick, filter: arguments.filter, report: Report::new(arguments.json) };
+    let mut bench = Bench {
+        quick: arguments.quick,
+        runs: arguments.runs,
+        filter: arguments.filter,
+        report: Report::new(arguments.json),
+    };
     finish(all(&mut bench).await)
 }
 
@@ -82,6 +92,7 @@ async fn all(bench: &mut Bench) -> Result<(), BenchError> {
     backlog::run(bench).await?;
     dead_letter::run(bench).await?;
     dedup::run(bench).await?;
+    lanes::run(bench).await?;
     limiter::run(bench).await?;
     memory::run(bench).await?;
     latency::run(bench).await?;
