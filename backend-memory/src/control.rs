@@ -12,8 +12,8 @@ use ferroq_core::policy::dead_letter;
 use ferroq_core::policy::enqueue::{expiry, place};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
-    Act, ActAnswer, ActReport, ActRequest, CallAnswer, Control, ListCursor, ObliterateAnswer, QueueConfig, Selection,
-    StorageError,
+    Act, ActAnswer, ActReport, ActRequest, CallAnswer, Control, ListCursor, ObliterateAnswer, QueueConfig,
+    Reconfigured, Selection, StorageError,
 };
 
 use crate::MemoryStorage;
@@ -56,14 +56,21 @@ impl Control for MemoryStorage {
 
     async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError> {
         config.check(queue)?;
+        self.write(queue, |queue, clock| Ok(((), queue.configure(config, clock))))
+    }
+
+    async fn reconfigure(
+        &self,
+        queue: &QueueName,
+        from: QueueConfig,
+        to: QueueConfig,
+    ) -> Result<Reconfigured<QueueConfig>, StorageError> {
+        to.check(queue)?;
         self.write(queue, |queue, clock| {
-            let mut turn = Turn::begin(queue, clock);
-            turn.pause(config.paused);
-            if turn.queue.config.lanes != config.lanes {
-                turn.queue.roster.lanes.reopen();
+            if queue.config != from && queue.config != to {
+                return Ok((Reconfigured::Conflict(queue.config.clone()), Hints::default()));
             }
-            turn.queue.config = config;
-            Ok(((), turn.finish()))
+            Ok((Reconfigured::Stored, queue.configure(to, clock)))
         })
     }
 
@@ -74,20 +81,28 @@ impl Control for MemoryStorage {
         policy: Option<LanePolicy>,
     ) -> Result<(), StorageError> {
         check(policy.as_ref().map_or_else(Vec::new, |policy| policy.problems("the lane")))?;
+        self.write(queue, |queue, clock| Ok(((), queue.configure_lane(lane, policy, clock))))
+    }
+
+    async fn reconfigure_lane(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        from: Option<LanePolicy>,
+        to: Option<LanePolicy>,
+    ) -> Result<Reconfigured<Option<LanePolicy>>, StorageError> {
+        check(to.as_ref().map_or_else(Vec::new, |policy| policy.problems("the lane")))?;
         self.write(queue, |queue, clock| {
-            let mut turn = Turn::begin(queue, clock);
-            turn.queue.exists = true;
-            turn.hints.control = true;
-            let policies = &mut turn.queue.lane_policies;
-            let before = match policy.clone() {
-                Some(policy) => policies.insert(lane.clone(), policy),
-                None => policies.remove(lane),
-            };
-            if before != policy {
-                turn.queue.roster.lanes.reopen_lane(lane);
+            let present = queue.lane_policies.get(lane).cloned();
+            if present != from && present != to {
+                return Ok((Reconfigured::Conflict(present), Hints::default()));
             }
-            Ok(((), turn.finish()))
+            Ok((Reconfigured::Stored, queue.configure_lane(lane, to, clock)))
         })
+    }
+
+    async fn lane_policy(&self, queue: &QueueName, lane: &LaneKey) -> Result<Option<LanePolicy>, StorageError> {
+        self.read(queue, |queue| queue.lane_policies.get(lane).cloned())
     }
 
     async fn lane_policies(
@@ -162,6 +177,31 @@ fn none_found(on: &Selection) -> ActReport {
 }
 
 impl QueueState {
+    fn configure(&mut self, config: QueueConfig, clock: Timestamp) -> Hints {
+        let mut turn = Turn::begin(self, clock);
+        turn.pause(config.paused);
+        if turn.queue.config.lanes != config.lanes {
+            turn.queue.roster.lanes.reopen();
+        }
+        turn.queue.config = config;
+        turn.finish()
+    }
+
+    fn configure_lane(&mut self, lane: &LaneKey, policy: Option<LanePolicy>, clock: Timestamp) -> Hints {
+        let mut turn = Turn::begin(self, clock);
+        turn.queue.exists = true;
+        turn.hints.control = true;
+        let policies = &mut turn.queue.lane_policies;
+        let before = match policy.clone() {
+            Some(policy) => policies.insert(lane.clone(), policy),
+            None => policies.remove(lane),
+        };
+        if before != policy {
+            turn.queue.roster.lanes.reopen_lane(lane);
+        }
+        turn.finish()
+    }
+
     /// The jobs that a selection names, and where its next step goes on.
     fn selected(&self, on: &Selection, now: Timestamp) -> (Vec<JobId>, Option<ListCursor>) {
         match on {

@@ -9,7 +9,8 @@ use ferroq_core::job::{JobState, LaneKey, QueueName, Start};
 use ferroq_core::policy::lanes::{LanePolicy, LaneRules, Say, StartLimits};
 use ferroq_core::policy::rate::{Per, Rate};
 use ferroq_core::storage::{
-    Act, ActAnswer, ActReport, ActRequest, Control, ErrorCode, ObliterateAnswer, QueueConfig, Selection, StorageError,
+    Act, ActAnswer, ActReport, ActRequest, Control, ErrorCode, ObliterateAnswer, QueueConfig, Reconfigured, Selection,
+    StorageError,
 };
 use redis::{Cmd, Value};
 
@@ -72,32 +73,65 @@ impl Control for RedisStorage {
         self.store_config(queue, |cmd| config_args(cmd, Some((&config, &json)))).await.map(drop)
     }
 
+    async fn reconfigure(
+        &self,
+        queue: &QueueName,
+        from: QueueConfig,
+        to: QueueConfig,
+    ) -> Result<Reconfigured<QueueConfig>, StorageError> {
+        to.check(queue)?;
+        // Settings are compared here, as values, and the script sees to it that they still are what was compared. Where they
+        // are not, somebody else's change went through, and they are compared anew.
+        loop {
+            let stored = self.look(&SETTINGS, queue, |cmd| cmd).await?;
+            let (_, was_paused, json) = stored_settings(stored.clone())?;
+            let (_, present) = settings_of(stored)?;
+            if present != from && present != to {
+                return Ok(Reconfigured::Conflict(present));
+            }
+            let new = json_of(&to, &json);
+            let args = |cmd: &mut Cmd| {
+                config_args(cmd, Some((&to, &new))).arg(u8::from(was_paused)).arg(&json[..]);
+            };
+            if self.store_settings(queue, args).await?.is_some() {
+                return Ok(Reconfigured::Stored);
+            }
+        }
+    }
+
     async fn configure_lane(
         &self,
         queue: &QueueName,
         lane: &LaneKey,
         policy: Option<LanePolicy>,
     ) -> Result<(), StorageError> {
-        if let Some(problems) = policy.as_ref().map(|policy| policy.problems("the lane")).filter(|all| !all.is_empty())
-        {
-            return Err(invalid(problems.join("; ")));
+        check_policy(policy.as_ref())?;
+        self.store_policy(queue, lane, policy.as_ref(), None).await.map(drop)
+    }
+
+    async fn reconfigure_lane(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        from: Option<LanePolicy>,
+        to: Option<LanePolicy>,
+    ) -> Result<Reconfigured<Option<LanePolicy>>, StorageError> {
+        check_policy(to.as_ref())?;
+        // As for the settings of a queue.
+        loop {
+            let json = self.stored_policy(queue, lane).await?;
+            let present = policy_of(&json)?;
+            if present != from && present != to {
+                return Ok(Reconfigured::Conflict(present));
+            }
+            if self.store_policy(queue, lane, to.as_ref(), Some(&json)).await? {
+                return Ok(Reconfigured::Stored);
+            }
         }
-        self.registry.register(queue).await?;
-        let (keys, clock) = (self.keys(queue), self.clock_arg());
-        let json = policy.as_ref().map(|policy| serde_json::to_string(policy).unwrap_or_default()).unwrap_or_default();
-        let counts = matches!(policy, Some(LanePolicy { concurrency: Say::Limit(_), .. }));
-        let calendar = match &policy {
-            Some(LanePolicy { rate: Say::Limit(rate), .. }) => calendar_of(rate).unwrap_or_default(),
-            _ => String::new(),
-        };
-        let args = |cmd: &mut Cmd| {
-            cmd.arg(&clock).arg(lane.name().unwrap_or_default()).arg(&json).arg(u8::from(counts)).arg(&calendar);
-        };
-        let flags = self.run(&LANE, &keys, &keys.answers(None), args).await?;
-        if bytes_of(flags).as_deref() == Ok(&[1]) {
-            self.registry.add(queue).await.map_err(after_the_fact)?;
-        }
-        Ok(())
+    }
+
+    async fn lane_policy(&self, queue: &QueueName, lane: &LaneKey) -> Result<Option<LanePolicy>, StorageError> {
+        policy_of(&self.stored_policy(queue, lane).await?)
     }
 
     async fn lane_policies(
@@ -158,21 +192,75 @@ impl RedisStorage {
         queue: &QueueName,
         config: impl Fn(&mut Cmd) -> &mut Cmd + Send + Sync,
     ) -> Result<bool, StorageError> {
+        let args = |cmd: &mut Cmd| {
+            config(cmd);
+        };
+        let stored = self.store_settings(queue, args).await?;
+        stored.ok_or_else(|| strange("the answer to a change of settings"))
+    }
+
+    /// Stores settings, and answers whether that paused or resumed the queue; none if they are not those any more that the
+    /// arguments say they were.
+    async fn store_settings(
+        &self,
+        queue: &QueueName,
+        config: impl Fn(&mut Cmd) + Send + Sync,
+    ) -> Result<Option<bool>, StorageError> {
         self.registry.register(queue).await?;
         let (keys, clock) = (self.keys(queue), self.clock_arg());
-        let args = |cmd: &mut Cmd| {
-            config(cmd.arg(&clock));
-        };
+        let args = |cmd: &mut Cmd| config(cmd.arg(&clock));
         let flags = self.run(&CONFIGURE, &keys, &keys.answers(None), args).await?;
         match bytes_of(flags).as_deref() {
+            Ok(&[2, _]) => Ok(None),
             Ok(&[created, changed]) => {
                 if created == 1 {
                     self.registry.add(queue).await.map_err(after_the_fact)?;
                 }
-                Ok(changed == 1)
+                Ok(Some(changed == 1))
             }
             _ => Err(strange("the answer to a change of settings")),
         }
+    }
+
+    /// Stores or removes a lane's own policy; whether it did, which it did not if the policy is not `from` any more.
+    async fn store_policy(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        policy: Option<&LanePolicy>,
+        from: Option<&Bytes>,
+    ) -> Result<bool, StorageError> {
+        self.registry.register(queue).await?;
+        let (keys, clock) = (self.keys(queue), self.clock_arg());
+        let json = policy.map(|policy| serde_json::to_string(policy).unwrap_or_default()).unwrap_or_default();
+        let counts = matches!(policy, Some(LanePolicy { concurrency: Say::Limit(_), .. }));
+        let calendar = match policy {
+            Some(LanePolicy { rate: Say::Limit(rate), .. }) => calendar_of(rate).unwrap_or_default(),
+            _ => String::new(),
+        };
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(&clock).arg(lane.name().unwrap_or_default()).arg(&json).arg(u8::from(counts)).arg(&calendar);
+            if let Some(from) = from {
+                cmd.arg(&from[..]);
+            }
+        };
+        let flags = self.run(&LANE, &keys, &keys.answers(None), args).await?;
+        match bytes_of(flags).as_deref() {
+            Ok(&[2]) => Ok(false),
+            Ok(&[created]) => {
+                if created == 1 {
+                    self.registry.add(queue).await.map_err(after_the_fact)?;
+                }
+                Ok(true)
+            }
+            _ => Err(strange("the answer to a change of a lane's policy")),
+        }
+    }
+
+    /// A lane's own policy as it is stored; empty if it has none.
+    async fn stored_policy(&self, queue: &QueueName, lane: &LaneKey) -> Result<Bytes, StorageError> {
+        let policy = self.look(&POLICIES, queue, |cmd| cmd.arg(lane.name().unwrap_or_default())).await?;
+        bytes_of(policy).map_err(|Unreadable| strange("a lane's policy"))
     }
 
     /// Takes a queue's name out of the registry, unless somebody made the queue anew.
@@ -294,6 +382,23 @@ fn calendar_of(rate: &Rate) -> Option<String> {
             Some(format!("{} {zone}", unit.as_str()?))
         }
     }
+}
+
+/// Refuses a lane's policy that makes no sense.
+fn check_policy(policy: Option<&LanePolicy>) -> Result<(), StorageError> {
+    let problems = policy.map_or_else(Vec::new, |policy| policy.problems("the lane"));
+    if problems.is_empty() { Ok(()) } else { Err(invalid(problems.join("; "))) }
+}
+
+/// A lane's policy from what is stored.
+fn policy_of(json: &[u8]) -> Result<Option<LanePolicy>, StorageError> {
+    if json.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_slice(json).map(Some).map_err(|error| {
+        let damaged = "an entry of the queue's `policies` key is not what ferroq wrote; configure the lane anew";
+        StorageError::new(ErrorCode::Corrupt, damaged).because(error)
+    })
 }
 
 fn policies_of(all: Value) -> Result<Vec<(LaneKey, LanePolicy)>, Unreadable> {

@@ -6,7 +6,7 @@ use ferroq_core::policy::dedup::{Exit, Holder};
 use ferroq_core::policy::enqueue::{expiry, line, place};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
-    Act, ActAnswer, ActReport, ActRequest, ObliterateAnswer, QueueConfig, Selection, StorageError,
+    Act, ActAnswer, ActReport, ActRequest, ObliterateAnswer, QueueConfig, Reconfigured, Selection, StorageError,
 };
 
 use crate::aside::{POLICIES, read_lanes};
@@ -26,6 +26,12 @@ pub(crate) fn check(request: &ActRequest) -> Result<(), StorageError> {
         Selection::Filter { max_items: 0, .. } => Err(invalid("a filter looks at 0 items; look at at least 1")),
         _ => Ok(()),
     }
+}
+
+/// Refuses a lane's policy that makes no sense.
+pub(crate) fn check_policy(policy: Option<&LanePolicy>) -> Result<(), StorageError> {
+    let problems = policy.map_or_else(Vec::new, |policy| policy.problems("the lane"));
+    if problems.is_empty() { Ok(()) } else { Err(invalid(problems.join("; "))) }
 }
 
 impl Unit<'_> {
@@ -190,8 +196,20 @@ impl Unit<'_> {
         Ok(ActAnswer::Done(JobState::Waiting))
     }
 
-    /// Stores settings.
-    pub(crate) async fn configure(&mut self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError> {
+    /// Stores settings, if they still are `from`.
+    pub(crate) async fn configure(
+        &mut self,
+        queue: &QueueName,
+        config: &QueueConfig,
+        from: Option<&QueueConfig>,
+    ) -> Result<Reconfigured<QueueConfig>, StorageError> {
+        if let Some(from) = from {
+            let at = self.queue(queue).await?;
+            let present = at.map(|at| self.queues[at].config.clone()).unwrap_or_default();
+            if present != *from && present != *config {
+                return Ok(Reconfigured::Conflict(present));
+            }
+        }
         let at = self.queue_or_new(queue).await?;
         let queue = &mut self.queues[at];
         if config.paused != queue.config.paused {
@@ -200,20 +218,27 @@ impl Unit<'_> {
         if config.lanes != queue.config.lanes {
             queue.lanes.reopen();
         }
-        queue.config = config;
+        queue.config = config.clone();
         queue.config_changed = true;
         queue.dirty = true;
         queue.hint_control = true;
-        Ok(())
+        Ok(Reconfigured::Stored)
     }
 
-    /// Stores one lane's own policy, or removes it.
+    /// Stores one lane's own policy, or removes it, if it still is `from`.
     pub(crate) async fn configure_lane(
         &mut self,
         queue: &QueueName,
         lane: &LaneKey,
-        policy: Option<LanePolicy>,
-    ) -> Result<(), StorageError> {
+        policy: &Option<LanePolicy>,
+        from: Option<&Option<LanePolicy>>,
+    ) -> Result<Reconfigured<Option<LanePolicy>>, StorageError> {
+        if let Some(from) = from {
+            let present = self.lane_policy(queue, lane).await?;
+            if present != *from && present != *policy {
+                return Ok(Reconfigured::Conflict(present));
+            }
+        }
         let at = self.queue_or_new(queue).await?;
         self.queues[at].dirty = true;
         self.queues[at].hint_control = true;
@@ -222,8 +247,8 @@ impl Unit<'_> {
         let queue = &mut self.queues[at];
         let known = queue.lanes.known_number(lane);
         let before = known.and_then(|number| queue.lanes.lane(number)).and_then(|lane| lane.policy.clone());
-        if before == policy {
-            return Ok(());
+        if before == *policy {
+            return Ok(Reconfigured::Stored);
         }
         let number = match known {
             Some(number) => number,
@@ -232,14 +257,26 @@ impl Unit<'_> {
         if !lane.is_default() {
             queue.lanes.policies += i64::from(policy.is_some()) - i64::from(before.is_some());
         }
-        queue.lanes.lane_mut(number).policy = policy;
+        queue.lanes.lane_mut(number).policy.clone_from(policy);
         queue.lanes.changed = true;
         let in_line = queue.in_line();
         let standing = queue.lanes.lane(number).map(|lane| lane.standing);
         if queue.lanes.waiting(number, in_line) > 0 && standing != Some(Standing::Ring) {
             queue.lanes.rejoin(number);
         }
-        Ok(())
+        Ok(Reconfigured::Stored)
+    }
+
+    /// One lane's own policy.
+    pub(crate) async fn lane_policy(
+        &mut self,
+        queue: &QueueName,
+        lane: &LaneKey,
+    ) -> Result<Option<LanePolicy>, StorageError> {
+        let Some(at) = self.queue(queue).await? else { return Ok(None) };
+        self.load_lanes(at, std::slice::from_ref(lane)).await?;
+        let lanes = &self.queues[at].lanes;
+        Ok(lanes.known_number(lane).and_then(|number| lanes.lane(number)).and_then(|lane| lane.policy.clone()))
     }
 
     /// Lanes' own policies.

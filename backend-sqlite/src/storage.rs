@@ -13,8 +13,8 @@ use ferroq_core::storage::{
     AcquireAnswer, AcquireRequest, ActReport, ActRequest, Capabilities, ClaimAnswer, ClaimSpec, Control, DumpPage,
     DurabilityReport, EnqueueAnswer, EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect,
     JobWatch, Jobs, Lease, Limits, ListCursor, ListRequest, Loss, Note, NoteAnswer, ObliterateAnswer, Page,
-    QueueConfig, QueueCounts, RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver, Storage, StorageError,
-    SweepAnswer, SweepRequest, Transfer,
+    QueueConfig, QueueCounts, Reconfigured, RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver, Storage,
+    StorageError, SweepAnswer, SweepRequest, Transfer,
 };
 use ferroq_core::{JobId, JobState, Timestamp};
 use sqlx::Row as _;
@@ -234,7 +234,17 @@ impl Control for SqliteStorage {
 
     async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError> {
         config.check(queue)?;
-        self.call(Call::Configure(queue.clone(), config)).await.map(drop)
+        self.call(Call::Configure(queue.clone(), config.into(), None)).await.map(drop)
+    }
+
+    async fn reconfigure(
+        &self,
+        queue: &QueueName,
+        from: QueueConfig,
+        to: QueueConfig,
+    ) -> Result<Reconfigured<QueueConfig>, StorageError> {
+        to.check(queue)?;
+        answer!(self, Call::Configure(queue.clone(), to.into(), Some(from.into())), Configure)
     }
 
     async fn configure_lane(
@@ -243,11 +253,23 @@ impl Control for SqliteStorage {
         lane: &LaneKey,
         policy: Option<LanePolicy>,
     ) -> Result<(), StorageError> {
-        let problems = policy.as_ref().map_or_else(Vec::new, |policy| policy.problems("the lane"));
-        if !problems.is_empty() {
-            return Err(invalid(problems.join("; ")));
-        }
-        self.call(Call::ConfigureLane(queue.clone(), lane.clone(), policy)).await.map(drop)
+        crate::control::check_policy(policy.as_ref())?;
+        self.call(Call::ConfigureLane(queue.clone(), lane.clone(), policy, None)).await.map(drop)
+    }
+
+    async fn reconfigure_lane(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        from: Option<LanePolicy>,
+        to: Option<LanePolicy>,
+    ) -> Result<Reconfigured<Option<LanePolicy>>, StorageError> {
+        crate::control::check_policy(to.as_ref())?;
+        answer!(self, Call::ConfigureLane(queue.clone(), lane.clone(), to, Some(from)), ConfigureLane)
+    }
+
+    async fn lane_policy(&self, queue: &QueueName, lane: &LaneKey) -> Result<Option<LanePolicy>, StorageError> {
+        self.readers.look(async |unit| unit.lane_policy(queue, lane).await).await
     }
 
     async fn lane_policies(

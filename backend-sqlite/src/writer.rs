@@ -11,7 +11,8 @@ use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
     AcquireAnswer, AcquireRequest, ActReport, ActRequest, AnswerBook, CallAnswer, CallId, DumpPage, Effect,
     EnqueueAnswer, EnqueueRequest, ErrorCode, ExchangeAnswer, ExchangeRequest, Lease, Note, NoteAnswer,
-    ObliterateAnswer, QueueConfig, RenewAnswer, RenewRequest, RestoreAnswer, StorageError, SweepAnswer, SweepRequest,
+    ObliterateAnswer, QueueConfig, Reconfigured, RenewAnswer, RenewRequest, RestoreAnswer, StorageError, SweepAnswer,
+    SweepRequest,
 };
 use ferroq_core::{JobId, JobState, QueueName, Timestamp};
 use sqlx::{Connection, SqliteConnection};
@@ -47,8 +48,10 @@ pub(crate) enum Call {
     Sweep(SweepRequest),
     Watch(QueueName, JobId),
     Act(ActRequest),
-    Configure(QueueName, QueueConfig),
-    ConfigureLane(QueueName, LaneKey, Option<LanePolicy>),
+    /// The new settings; what they were made from, if that counts.
+    Configure(QueueName, Box<QueueConfig>, Option<Box<QueueConfig>>),
+    /// One lane's new policy; what it was made from, if that counts.
+    ConfigureLane(QueueName, LaneKey, Option<LanePolicy>, Option<Option<LanePolicy>>),
     SetPaused(QueueName, bool),
     Obliterate(QueueName, bool, usize),
     Restore(QueueName, DumpPage),
@@ -67,6 +70,8 @@ pub(crate) enum Answer {
     Annotate(Vec<NoteAnswer>),
     Sweep(SweepAnswer),
     Act(ActReport),
+    Configure(Reconfigured<QueueConfig>),
+    ConfigureLane(Reconfigured<Option<LanePolicy>>),
     SetPaused(bool),
     Obliterate(ObliterateAnswer),
     Restore(RestoreAnswer),
@@ -467,13 +472,11 @@ async fn run(unit: &mut Unit<'_>, call: &Call, stamp: i64) -> Result<Answer, Sto
             Answer::Done
         }
         Call::Act(request) => Answer::Act(unit.act(request).await?),
-        Call::Configure(queue, config) => {
-            unit.configure(queue, config.clone()).await?;
-            Answer::Done
+        Call::Configure(queue, config, from) => {
+            Answer::Configure(unit.configure(queue, config, from.as_deref()).await?)
         }
-        Call::ConfigureLane(queue, lane, policy) => {
-            unit.configure_lane(queue, lane, policy.clone()).await?;
-            Answer::Done
+        Call::ConfigureLane(queue, lane, policy, from) => {
+            Answer::ConfigureLane(unit.configure_lane(queue, lane, policy, from.as_ref()).await?)
         }
         Call::SetPaused(queue, paused) => Answer::SetPaused(unit.set_paused(queue, *paused).await?),
         Call::Obliterate(queue, force, max_items) => {

@@ -179,6 +179,15 @@ pub struct ActReport {
     pub next: Option<ListCursor>,
 }
 
+/// What became of a change of settings that was made from what they were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reconfigured<T> {
+    /// The new ones are stored.
+    Stored,
+    /// Somebody else has changed them since; nothing happened. They are these now.
+    Conflict(T),
+}
+
 /// What a step of an obliteration did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObliterateAnswer {
@@ -246,6 +255,28 @@ pub trait Control: Send + Sync + 'static {
     /// The same on all.
     async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Result<(), StorageError>;
 
+    /// Stores a queue's settings as [`configure`](Self::configure) does, if they still are what the caller made the new ones
+    /// from: so that two who change different things at once don't undo each other.
+    ///
+    /// # Guarantees
+    /// One atomic unit. If the settings (the defaults, if none were stored) are neither `from` nor `to`, the answer is
+    /// [`Conflict`](Reconfigured::Conflict) and nothing changes.
+    ///
+    /// # Repeating
+    /// Stored again, unless somebody else has changed them since; that is a conflict.
+    ///
+    /// # Errors
+    /// As for `configure`.
+    ///
+    /// # Backends
+    /// The same on all.
+    async fn reconfigure(
+        &self,
+        queue: &QueueName,
+        from: QueueConfig,
+        to: QueueConfig,
+    ) -> Result<Reconfigured<QueueConfig>, StorageError>;
+
     /// Stores one lane's own policy, or removes it; and with it the queue's existence.
     ///
     /// # Guarantees
@@ -265,6 +296,44 @@ pub trait Control: Send + Sync + 'static {
         lane: &LaneKey,
         policy: Option<LanePolicy>,
     ) -> Result<(), StorageError>;
+
+    /// Stores or removes one lane's own policy as [`configure_lane`](Self::configure_lane) does, if it still is what the
+    /// caller made the new one from.
+    ///
+    /// # Guarantees
+    /// One atomic unit. If the policy is neither `from` nor `to`, the answer is [`Conflict`](Reconfigured::Conflict) and
+    /// nothing changes.
+    ///
+    /// # Repeating
+    /// Stored again, unless somebody else has changed it since; that is a conflict.
+    ///
+    /// # Errors
+    /// As for `configure_lane`.
+    ///
+    /// # Backends
+    /// The same on all.
+    async fn reconfigure_lane(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        from: Option<LanePolicy>,
+        to: Option<LanePolicy>,
+    ) -> Result<Reconfigured<Option<LanePolicy>>, StorageError>;
+
+    /// One lane's own policy, if it has one.
+    ///
+    /// # Guarantees
+    /// What was last stored by anyone.
+    ///
+    /// # Repeating
+    /// A read.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Busy`.
+    ///
+    /// # Backends
+    /// The same on all.
+    async fn lane_policy(&self, queue: &QueueName, lane: &LaneKey) -> Result<Option<LanePolicy>, StorageError>;
 
     /// The lanes that have policies of their own, in the order of keys: at most `max_items`, after the lane `after`.
     ///

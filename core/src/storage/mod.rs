@@ -39,7 +39,7 @@ use async_trait::async_trait;
 pub use answers::{AnswerBook, CallAnswer, SESSION_IDLE_MAX};
 pub use capabilities::{Capabilities, DurabilityReport, Loss};
 pub use control::{
-    Act, ActAnswer, ActReport, ActRequest, Control, JobFilter, ObliterateAnswer, QueueConfig, Selection,
+    Act, ActAnswer, ActReport, ActRequest, Control, JobFilter, ObliterateAnswer, QueueConfig, Reconfigured, Selection,
 };
 pub use error::{Effect, ErrorCode, StorageError};
 pub use events::{EVENT_ENTRIES_KEPT_DEFAULT, EventLog, EventPage};

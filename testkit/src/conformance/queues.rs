@@ -1,5 +1,9 @@
 //! Queues as a whole: their settings, their pause, and their end.
 
+use ferroq_core::event::EventKind::{Paused, Resumed};
+use ferroq_core::job::{LaneClass, LaneKey};
+use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy};
+
 use super::prelude::*;
 
 topic! {
@@ -7,6 +11,14 @@ topic! {
     a_queue_without_settings_has_the_defaults,
     settings_are_kept_as_they_were_given,
     settings_make_a_queue,
+    settings_made_from_the_present_ones_are_stored,
+    settings_made_from_older_ones_change_nothing,
+    settings_that_are_there_already_are_stored_again,
+    settings_that_make_no_sense_are_refused_whatever_they_were_made_from,
+    of_changes_at_once_none_is_undone,
+    a_lanes_policy_made_from_the_present_one_is_stored,
+    a_lanes_policy_made_from_an_older_one_changes_nothing,
+    of_changes_of_a_lanes_policy_at_once_none_is_undone,
     a_paused_queue_hands_out_nothing,
     a_paused_queue_goes_on_otherwise,
     a_pause_changes_nothing_else_of_the_settings,
@@ -53,6 +65,156 @@ async fn settings_are_kept_as_they_were_given(t: &mut Scene) {
 async fn settings_make_a_queue(t: &mut Scene) {
     t.configure(|_| {}).await;
     assert_eq!(queues(t).await, std::slice::from_ref(&t.queue));
+}
+
+async fn reconfigure(t: &Scene, from: &QueueConfig, to: &QueueConfig) -> Reconfigured<QueueConfig> {
+    t.storage().reconfigure(&t.queue, from.clone(), to.clone()).await.expect("reconfigure")
+}
+
+fn with_entries_kept(entries: u64) -> QueueConfig {
+    let mut config = QueueConfig::default();
+    config.event_entries_kept = entries;
+    config
+}
+
+async fn settings_made_from_the_present_ones_are_stored(t: &mut Scene) {
+    // Those of a queue that does not exist are the defaults, and to store them makes it.
+    let mut config = with_entries_kept(70);
+    assert_eq!(reconfigure(t, &QueueConfig::default(), &config).await, Reconfigured::Stored);
+    assert_eq!(queues(t).await, std::slice::from_ref(&t.queue));
+    for entries in 71..75 {
+        let from = config.clone();
+        config.event_entries_kept = entries;
+        config.paused = !config.paused;
+        assert_eq!(reconfigure(t, &from, &config).await, Reconfigured::Stored);
+        assert_eq!(self::config(t).await, config);
+    }
+    let told = t.happened_after(EventCursor::default()).await;
+    assert_eq!(told.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [Paused, Resumed, Paused, Resumed]);
+}
+
+async fn settings_made_from_older_ones_change_nothing(t: &mut Scene) {
+    let (mine, theirs) = (with_entries_kept(80), with_entries_kept(90));
+    assert_eq!(reconfigure(t, &theirs, &mine).await, Reconfigured::Conflict(QueueConfig::default()));
+    assert_eq!(queues(t).await, [], "and it makes no queue");
+    t.configure(|config| *config = theirs.clone()).await;
+    let before = t.dump().await;
+    assert_eq!(reconfigure(t, &QueueConfig::default(), &mine).await, Reconfigured::Conflict(theirs.clone()));
+    assert_eq!(t.dump().await, before);
+    // A pause is a change as well.
+    set_paused(t, true).await;
+    let mut paused = theirs.clone();
+    paused.paused = true;
+    assert_eq!(reconfigure(t, &theirs, &mine).await, Reconfigured::Conflict(paused));
+}
+
+async fn settings_that_are_there_already_are_stored_again(t: &mut Scene) {
+    let config = with_entries_kept(80);
+    for _ in 0..2 {
+        assert_eq!(reconfigure(t, &QueueConfig::default(), &config).await, Reconfigured::Stored);
+    }
+    assert_eq!(self::config(t).await, config);
+}
+
+async fn settings_that_make_no_sense_are_refused_whatever_they_were_made_from(t: &mut Scene) {
+    let mut senseless = QueueConfig::default();
+    senseless.limits.concurrency = Some(0);
+    for from in [QueueConfig::default(), with_entries_kept(80)] {
+        let refused = t.storage().reconfigure(&t.queue, from, senseless.clone()).await.expect_err("refused");
+        assert_eq!(refused.code(), ErrorCode::Invalid);
+    }
+    let policy = Some(LanePolicy { weight: Some(0), ..LanePolicy::default() });
+    let refused = t.storage().reconfigure_lane(&t.queue, &LaneKey::DEFAULT, None, policy).await.expect_err("refused");
+    assert_eq!(refused.code(), ErrorCode::Invalid);
+    assert_eq!(queues(t).await, []);
+}
+
+/// How many there are who each make one change at the same time.
+const CHANGES: u64 = 8;
+
+async fn of_changes_at_once_none_is_undone(t: &mut Scene) {
+    let class = |n: u64| LaneClass::new(format!("class {n}")).expect("a class");
+    let change = async |n: u64| {
+        let mut from = QueueConfig::default();
+        loop {
+            let mut to = from.clone();
+            to.lanes.classes.insert(class(n), ClassPolicy::default());
+            match reconfigure(t, &from, &to).await {
+                Reconfigured::Stored => return,
+                Reconfigured::Conflict(present) => from = present,
+            }
+        }
+    };
+    futures::future::join_all((0..CHANGES).map(change)).await;
+    let all: Vec<LaneClass> = config(t).await.lanes.classes.into_keys().collect();
+    assert_eq!(all, (0..CHANGES).map(class).collect::<Vec<_>>());
+}
+
+fn ada() -> LaneKey {
+    LaneKey::new("twitter/ada").expect("a lane")
+}
+
+fn weighing(weight: u32) -> Option<LanePolicy> {
+    Some(LanePolicy { weight: Some(weight), ..LanePolicy::default() })
+}
+
+async fn reconfigure_lane(
+    t: &Scene,
+    lane: &LaneKey,
+    from: Option<LanePolicy>,
+    to: Option<LanePolicy>,
+) -> Reconfigured<Option<LanePolicy>> {
+    t.storage().reconfigure_lane(&t.queue, lane, from, to).await.expect("reconfigure_lane")
+}
+
+async fn lane_policy(t: &Scene, lane: &LaneKey) -> Option<LanePolicy> {
+    t.storage().lane_policy(&t.queue, lane).await.expect("lane_policy")
+}
+
+async fn a_lanes_policy_made_from_the_present_one_is_stored(t: &mut Scene) {
+    for lane in [ada(), LaneKey::DEFAULT] {
+        assert_eq!(lane_policy(t, &lane).await, None);
+        let steps = [None, weighing(2), weighing(3), None, None, weighing(4)];
+        for step in steps.windows(2) {
+            assert_eq!(reconfigure_lane(t, &lane, step[0].clone(), step[1].clone()).await, Reconfigured::Stored);
+            assert_eq!(lane_policy(t, &lane).await, step[1]);
+        }
+    }
+    assert_eq!(queues(t).await, std::slice::from_ref(&t.queue));
+    let all = t.storage().lane_policies(&t.queue, None, 10).await.expect("lane_policies");
+    assert_eq!(all.len(), 2);
+}
+
+async fn a_lanes_policy_made_from_an_older_one_changes_nothing(t: &mut Scene) {
+    for lane in [ada(), LaneKey::DEFAULT] {
+        assert_eq!(reconfigure_lane(t, &lane, weighing(2), weighing(3)).await, Reconfigured::Conflict(None));
+        assert_eq!(lane_policy(t, &lane).await, None);
+    }
+    assert_eq!(queues(t).await, [], "and it makes no queue");
+    for lane in [ada(), LaneKey::DEFAULT] {
+        t.storage().configure_lane(&t.queue, &lane, weighing(5)).await.expect("configure_lane");
+        assert_eq!(reconfigure_lane(t, &lane, None, weighing(3)).await, Reconfigured::Conflict(weighing(5)));
+        assert_eq!(reconfigure_lane(t, &lane, weighing(4), None).await, Reconfigured::Conflict(weighing(5)));
+        assert_eq!(lane_policy(t, &lane).await, weighing(5));
+        // What is there already is stored again.
+        assert_eq!(reconfigure_lane(t, &lane, None, weighing(5)).await, Reconfigured::Stored);
+    }
+}
+
+async fn of_changes_of_a_lanes_policy_at_once_none_is_undone(t: &mut Scene) {
+    // Each adds a bit of its own.
+    let change = async |bit: u32| {
+        let mut from = None;
+        loop {
+            let weight = from.as_ref().and_then(|policy: &LanePolicy| policy.weight).unwrap_or(1);
+            match reconfigure_lane(t, &ada(), from, weighing(weight | bit)).await {
+                Reconfigured::Stored => return,
+                Reconfigured::Conflict(present) => from = present,
+            }
+        }
+    };
+    futures::future::join_all((1..=CHANGES).map(|n| change(1 << n))).await;
+    assert_eq!(lane_policy(t, &ada()).await, weighing((1 << (CHANGES + 1)) - 1));
 }
 
 async fn a_paused_queue_hands_out_nothing(t: &mut Scene) {

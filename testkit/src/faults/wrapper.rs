@@ -13,8 +13,9 @@ use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
     AcquireAnswer, AcquireRequest, ActReport, ActRequest, CallId, Capabilities, Control, DumpPage, EnqueueAnswer,
     EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, Limits,
-    ListCursor, ListRequest, Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts, RenewAnswer,
-    RenewRequest, RestoreAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
+    ListCursor, ListRequest, Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts, Reconfigured,
+    RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest,
+    Transfer,
 };
 
 /// Which side of a call.
@@ -196,6 +197,29 @@ impl<P: Faults> Control for Faulty<P> {
         policy: Option<LanePolicy>,
     ) -> Result<(), StorageError> {
         self.through(Visit::write("configure_lane"), self.inner.configure_lane(queue, lane, policy)).await
+    }
+
+    async fn reconfigure(
+        &self,
+        queue: &QueueName,
+        from: QueueConfig,
+        to: QueueConfig,
+    ) -> Result<Reconfigured<QueueConfig>, StorageError> {
+        self.through(Visit::write("reconfigure"), self.inner.reconfigure(queue, from, to)).await
+    }
+
+    async fn reconfigure_lane(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        from: Option<LanePolicy>,
+        to: Option<LanePolicy>,
+    ) -> Result<Reconfigured<Option<LanePolicy>>, StorageError> {
+        self.through(Visit::write("reconfigure_lane"), self.inner.reconfigure_lane(queue, lane, from, to)).await
+    }
+
+    async fn lane_policy(&self, queue: &QueueName, lane: &LaneKey) -> Result<Option<LanePolicy>, StorageError> {
+        self.through(Visit::read("lane_policy"), self.inner.lane_policy(queue, lane)).await
     }
 
     async fn lane_policies(

@@ -8,7 +8,8 @@ use ferroq_core::job::{JobId, JobSpec, LaneKey, QueueName};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
     ActReport, ActRequest, CallId, EnqueueAnswer, EnqueueRequest, ErrorCode, ExchangeAnswer, ExchangeRequest, Lease,
-    Note, NoteAnswer, ObliterateAnswer, QueueConfig, RenewAnswer, RenewRequest, Storage, SweepAnswer, SweepRequest,
+    Note, NoteAnswer, ObliterateAnswer, QueueConfig, Reconfigured, RenewAnswer, RenewRequest, Storage, SweepAnswer,
+    SweepRequest,
 };
 
 /// A call of the contract that may change something.
@@ -51,6 +52,26 @@ pub enum Call {
         lane: LaneKey,
         /// Its policy, or none.
         policy: Option<LanePolicy>,
+    },
+    /// [`Control::reconfigure`](ferroq_core::storage::Control::reconfigure).
+    Reconfigure {
+        /// The queue.
+        queue: QueueName,
+        /// The settings that the new ones were made from.
+        from: Box<QueueConfig>,
+        /// Its new settings.
+        to: Box<QueueConfig>,
+    },
+    /// [`Control::reconfigure_lane`](ferroq_core::storage::Control::reconfigure_lane).
+    ReconfigureLane {
+        /// The queue.
+        queue: QueueName,
+        /// The lane.
+        lane: LaneKey,
+        /// The policy that the new one was made from.
+        from: Option<LanePolicy>,
+        /// Its policy, or none.
+        to: Option<LanePolicy>,
     },
     /// [`Control::set_paused`](ferroq_core::storage::Control::set_paused).
     SetPaused {
@@ -96,6 +117,10 @@ pub enum Answer {
     Act(ActReport),
     /// To [`Call::Configure`].
     Configure,
+    /// To [`Call::Reconfigure`].
+    Reconfigure(Reconfigured<QueueConfig>),
+    /// To [`Call::ReconfigureLane`].
+    ReconfigureLane(Reconfigured<Option<LanePolicy>>),
     /// To [`Call::SetPaused`].
     SetPaused(bool),
     /// To [`Call::Watch`].
@@ -119,6 +144,10 @@ impl Call {
             Call::Configure { queue, config } => on.configure(&queue, config).await.map(|()| Answer::Configure),
             Call::ConfigureLane { queue, lane, policy } => {
                 on.configure_lane(&queue, &lane, policy).await.map(|()| Answer::Configure)
+            }
+            Call::Reconfigure { queue, from, to } => on.reconfigure(&queue, *from, *to).await.map(Answer::Reconfigure),
+            Call::ReconfigureLane { queue, lane, from, to } => {
+                on.reconfigure_lane(&queue, &lane, from, to).await.map(Answer::ReconfigureLane)
             }
             Call::SetPaused { queue, paused } => on.set_paused(&queue, paused).await.map(Answer::SetPaused),
             Call::Watch { queue, id } => on.watch(&queue, id).await.map(|_| Answer::Watch),
@@ -150,6 +179,8 @@ impl Call {
             Call::Annotate { queue, .. }
             | Call::Configure { queue, .. }
             | Call::ConfigureLane { queue, .. }
+            | Call::Reconfigure { queue, .. }
+            | Call::ReconfigureLane { queue, .. }
             | Call::SetPaused { queue, .. }
             | Call::Watch { queue, .. }
             | Call::Obliterate { queue, .. } => queue,
@@ -167,6 +198,8 @@ impl Call {
             Call::Act { .. } => "act",
             Call::Configure { .. } => "configure",
             Call::ConfigureLane { .. } => "configure_lane",
+            Call::Reconfigure { .. } => "reconfigure",
+            Call::ReconfigureLane { .. } => "reconfigure_lane",
             Call::SetPaused { .. } => "set_paused",
             Call::Watch { .. } => "watch",
             Call::Obliterate { .. } => "obliterate",
@@ -207,6 +240,8 @@ impl fmt::Display for Call {
             Call::Act { request, .. } => write!(f, " {:?} on {:?}", request.act, request.on),
             Call::Configure { config, .. } => write!(f, " {config:?}"),
             Call::ConfigureLane { lane, policy, .. } => write!(f, " {lane:?} {policy:?}"),
+            Call::Reconfigure { from, to, .. } => write!(f, " from {from:?} to {to:?}"),
+            Call::ReconfigureLane { lane, from, to, .. } => write!(f, " {lane:?} from {from:?} to {to:?}"),
             Call::SetPaused { paused, .. } => write!(f, " {paused}"),
             Call::Watch { id, .. } => write!(f, " {id}"),
             Call::Obliterate { force, max_items, .. } => write!(f, " force {force}, up to {max_items}"),

@@ -175,6 +175,11 @@ impl QueueModel {
         self.lanes.policies.clone()
     }
 
+    /// One lane's own policy.
+    pub fn lane_policy(&self, lane: &LaneKey) -> Option<LanePolicy> {
+        self.lanes.policies.iter().find(|(key, _)| key == lane).map(|(_, policy)| policy.clone())
+    }
+
     /// When a job of this lane that a rate holds back may start, as far as can be told.
     pub(super) fn opens_at(&self, key: &LaneKey) -> Option<Timestamp> {
         if self.is_paused(key) {

@@ -37,7 +37,7 @@ use std::fmt;
 
 use ferroq_core::Timestamp;
 use ferroq_core::job::{JobRecord, JobSpec, LimiterName, QueueName};
-use ferroq_core::storage::{AcquireAnswer, AcquireRequest, CallId, EnqueueAnswer};
+use ferroq_core::storage::{AcquireAnswer, AcquireRequest, CallId, EnqueueAnswer, Reconfigured};
 
 pub use call::{Answer, Call};
 pub use diff::{differences, record_differences};
@@ -176,6 +176,24 @@ impl Model {
                 queue.begin(clock);
                 queue.set_lane_policy(lane, policy.clone());
                 Answer::Configure
+            }
+            Call::Reconfigure { queue, from, to } => {
+                let present = self.queues.get(queue).map(|queue| queue.config.clone()).unwrap_or_default();
+                if present != **from && present != **to {
+                    return Answer::Reconfigure(Reconfigured::Conflict(present));
+                }
+                self.configure(clock, queue, to);
+                Answer::Reconfigure(Reconfigured::Stored)
+            }
+            Call::ReconfigureLane { queue, lane, from, to } => {
+                let present = self.queues.get(queue).and_then(|queue| queue.lane_policy(lane));
+                if present != *from && present != *to {
+                    return Answer::ReconfigureLane(Reconfigured::Conflict(present));
+                }
+                let queue = self.queues.entry(queue.clone()).or_default();
+                queue.begin(clock);
+                queue.set_lane_policy(lane, to.clone());
+                Answer::ReconfigureLane(Reconfigured::Stored)
             }
             Call::SetPaused { queue, paused } => Answer::SetPaused(self.set_paused(clock, queue, *paused)),
             Call::Watch { queue, id } => {

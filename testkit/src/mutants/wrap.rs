@@ -12,8 +12,9 @@ use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
     AcquireAnswer, AcquireRequest, ActReport, ActRequest, Capabilities, Control, DumpPage, EnqueueAnswer,
     EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs, Lease, Limits,
-    ListCursor, ListRequest, Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts, RenewAnswer,
-    RenewRequest, RestoreAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
+    ListCursor, ListRequest, Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts, Reconfigured,
+    RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest,
+    Transfer,
 };
 
 /// What every call answers.
@@ -164,6 +165,29 @@ impl<T: Twist> Control for Mutated<T> {
 
     async fn configure_lane(&self, queue: &QueueName, lane: &LaneKey, policy: Option<LanePolicy>) -> Answer<()> {
         self.inner.configure_lane(queue, lane, policy).await
+    }
+
+    async fn reconfigure(
+        &self,
+        queue: &QueueName,
+        from: QueueConfig,
+        to: QueueConfig,
+    ) -> Answer<Reconfigured<QueueConfig>> {
+        self.inner.reconfigure(queue, from, to).await
+    }
+
+    async fn reconfigure_lane(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        from: Option<LanePolicy>,
+        to: Option<LanePolicy>,
+    ) -> Answer<Reconfigured<Option<LanePolicy>>> {
+        self.inner.reconfigure_lane(queue, lane, from, to).await
+    }
+
+    async fn lane_policy(&self, queue: &QueueName, lane: &LaneKey) -> Answer<Option<LanePolicy>> {
+        self.inner.lane_policy(queue, lane).await
     }
 
     async fn lane_policies(

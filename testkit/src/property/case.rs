@@ -6,7 +6,7 @@ use std::time::Duration;
 use ferroq_core::Timestamp;
 use ferroq_core::clock::{Clock, ManualClock};
 use ferroq_core::job::{JobId, JobState, QueueName, Start};
-use ferroq_core::policy::lanes::{ClassPolicy, LaneRules};
+use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy, LaneRules};
 use ferroq_core::policy::retention::{KeepRule, Retention};
 use ferroq_core::storage::{
     Act, ActRequest, EnqueueRequest, ExchangeRequest, JobFilter, ListCursor, Note, Outcome, QueueConfig, RenewRequest,
@@ -216,6 +216,18 @@ impl Case {
                 config.retention = Retention { completed, failed, cancelled };
                 self.call(Call::Configure { queue, config }, false).await?;
             }
+            Op::Reconfigure { queue, rules, stale } => {
+                let queue = self.world.names.queue(*queue);
+                if self.clock_lags(&queue) {
+                    return Ok(());
+                }
+                let [completed, failed, cancelled] =
+                    rules.map(|(age, count)| KeepRule { age: secs(age), count: u64::from(count) });
+                let (mut from, mut to) = (self.config(&queue), self.config(&queue));
+                from.event_entries_kept += u64::from(*stale);
+                to.retention = Retention { completed, failed, cancelled };
+                self.call(Call::Reconfigure { queue, from: from.into(), to: to.into() }, false).await?;
+            }
             Op::DeadLetter { queue, on } => {
                 let queue = self.world.names.queue(*queue);
                 let mut config = self.config(&queue);
@@ -249,6 +261,18 @@ impl Case {
                 let (queue, lane) = (self.world.names.queue(*queue), self.world.names.lane(*lane));
                 let policy = policy.map(lane_policy).transpose().map_err(illegal)?;
                 self.call(Call::ConfigureLane { queue, lane, policy }, false).await?;
+            }
+            Op::LanePolicyFrom { queue, lane, policy, stale } => {
+                let (queue, lane) = (self.world.names.queue(*queue), self.world.names.lane(*lane));
+                if self.clock_lags(&queue) {
+                    return Ok(());
+                }
+                let to = policy.map(lane_policy).transpose().map_err(illegal)?;
+                let mut from = self.model.queue(&queue).and_then(|queue| queue.lane_policy(&lane));
+                if *stale {
+                    from = Some(LanePolicy { weight: Some(77), ..from.unwrap_or_default() });
+                }
+                self.call(Call::ReconfigureLane { queue, lane, from, to }, false).await?;
             }
             Op::Watch { job } => {
                 let Some(job) = self.world.job(*job) else { return Ok(()) };

@@ -91,6 +91,15 @@ pub enum Op {
         /// The rules.
         rules: [(u16, u8); 3],
     },
+    /// The same, if the settings still are what they were made from.
+    Reconfigure {
+        /// Which queue.
+        queue: u8,
+        /// The rules.
+        rules: [(u16, u8); 3],
+        /// Whether they are not.
+        stale: bool,
+    },
     /// Let the other queue be this one's dead-letter queue, or none.
     DeadLetter {
         /// Which queue.
@@ -126,6 +135,17 @@ pub enum Op {
         lane: u8,
         /// The policy, if it is to have one.
         policy: Option<LaneDraft>,
+    },
+    /// The same, if the policy still is what it was made from.
+    LanePolicyFrom {
+        /// Which queue.
+        queue: u8,
+        /// Which lane.
+        lane: u8,
+        /// The policy, if it is to have one.
+        policy: Option<LaneDraft>,
+        /// Whether it is not.
+        stale: bool,
     },
     /// Watch a job.
     Watch {
@@ -542,6 +562,11 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         3 => limit(),
         2 => (queue(), 0..LANES, option::weighted(0.7, lane_policy()))
             .prop_map(|(queue, lane, policy)| Op::LanePolicy { queue, lane, policy }),
+        1 => (queue(), [rule(), rule(), rule()], option::weighted(0.3, Just(())))
+            .prop_map(|(queue, rules, stale)| Op::Reconfigure { queue, rules, stale: stale.is_some() }),
+        1 => (queue(), 0..LANES, option::weighted(0.7, lane_policy()), option::weighted(0.3, Just(()))).prop_map(
+            |(queue, lane, policy, stale)| Op::LanePolicyFrom { queue, lane, policy, stale: stale.is_some() },
+        ),
         2 => any::<u16>().prop_map(|job| Op::Watch { job }),
         1 => (queue(), any::<bool>(), few()).prop_map(|(queue, force, max_items)| Op::Obliterate { queue, force, max_items }),
         8 => prop_oneof![

@@ -17,8 +17,8 @@ use ferroq_core::storage::{
     AcquireAnswer, AcquireRequest, ActReport, ActRequest, CallId, Capabilities, Control, DumpPage, Effect,
     EnqueueAnswer, EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs,
     Lease, Limits, ListCursor, ListRequest, Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts,
-    RenewAnswer, RenewRequest, RestoreAnswer, SettleAnswer, SignalReceiver, Storage, StorageError, SweepAnswer,
-    SweepRequest, Transfer,
+    Reconfigured, RenewAnswer, RenewRequest, RestoreAnswer, SettleAnswer, SignalReceiver, Storage, StorageError,
+    SweepAnswer, SweepRequest, Transfer,
 };
 use ferroq_testkit::history::{Recorded, explain, job_histories};
 use ferroq_testkit::model::{Answer, Call, Snapshot};
@@ -269,6 +269,29 @@ impl Control for Witness {
         policy: Option<LanePolicy>,
     ) -> Result<(), StorageError> {
         self.inner.configure_lane(queue, lane, policy).await
+    }
+
+    async fn reconfigure(
+        &self,
+        queue: &QueueName,
+        from: QueueConfig,
+        to: QueueConfig,
+    ) -> Result<Reconfigured<QueueConfig>, StorageError> {
+        self.inner.reconfigure(queue, from, to).await
+    }
+
+    async fn reconfigure_lane(
+        &self,
+        queue: &QueueName,
+        lane: &LaneKey,
+        from: Option<LanePolicy>,
+        to: Option<LanePolicy>,
+    ) -> Result<Reconfigured<Option<LanePolicy>>, StorageError> {
+        self.inner.reconfigure_lane(queue, lane, from, to).await
+    }
+
+    async fn lane_policy(&self, queue: &QueueName, lane: &LaneKey) -> Result<Option<LanePolicy>, StorageError> {
+        self.inner.lane_policy(queue, lane).await
     }
 
     async fn lane_policies(
