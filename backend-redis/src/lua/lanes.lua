@@ -504,7 +504,7 @@ parts_to_open[#parts_to_open + 1] = function()
   function lanes.look_ahead()
     local free, opens = room_of_queue()
     local ring = call('ZCARD', K.RING) > 0
-    local to_serve, at = ring, ring and opens or MAX_AT
+    local to_serve, at = ring or meta.reopen_to > 0, ring and opens or MAX_AT
     at = math.min(at, tonumber(call('ZRANGE', K.HELD, 0, 0, 'WITHSCORES')[2]) or MAX_AT)
     lanes.each_parked_class(function(class, total)
       local of_class, class_opens = room_of_class(class, total)

@@ -269,7 +269,7 @@ impl Unit<'_> {
         let room = self.room(at);
         let ring = queue.lanes.count(Standing::Ring) > 0 || queue.lanes.own_turn(queue.in_line()).is_some();
         let class_opens_at = parked.iter().filter_map(|room| room.opens_at).min();
-        let to_serve = ring || parked.iter().any(|room| room.free > 0);
+        let to_serve = ring || queue.lanes.reopen_to > 0 || parked.iter().any(|room| room.free > 0);
         let opens_at = room.opens_at.filter(|_| ring);
         let instants = [due, opens_at, held, class_opens_at, solo_opens_at];
         let look_again = instants.into_iter().flatten().min().map(|instant| instant.since(now));

@@ -382,7 +382,7 @@ impl QueueModel {
                 _ => {}
             }
         }
-        ((ring || parked_may) && queue.free > 0, instants.into_iter().min())
+        ((ring || parked_may || self.lanes.reopen_to > 0) && queue.free > 0, instants.into_iter().min())
     }
 }
 
