@@ -53,9 +53,7 @@ impl Transfer for RedisStorage {
     }
 
     async fn restore(&self, queue: &QueueName, page: DumpPage) -> Result<RestoreAnswer, StorageError> {
-        if let Some(config) = &page.config {
-            config.check(queue)?;
-        }
+        page.check(queue)?;
         if let Some(stray) = page.jobs.iter().find(|record| record.spec.queue != *queue) {
             return Err(invalid(format!("a job of the queue {} can't be restored to {queue}", stray.spec.queue)));
         }

@@ -244,11 +244,17 @@ impl Unit<'_> {
         self.queues[at].hint_control = true;
         self.load_lanes(at, std::slice::from_ref(lane)).await?;
         self.resolve_lanes().await?;
+        self.set_policy(at, lane, policy);
+        Ok(Reconfigured::Stored)
+    }
+
+    /// The same of a lane whose row, if there is one, is here.
+    pub(crate) fn set_policy(&mut self, at: usize, lane: &LaneKey, policy: &Option<LanePolicy>) {
         let queue = &mut self.queues[at];
         let known = queue.lanes.known_number(lane);
         let before = known.and_then(|number| queue.lanes.lane(number)).and_then(|lane| lane.policy.clone());
         if before == *policy {
-            return Ok(Reconfigured::Stored);
+            return;
         }
         let number = match known {
             Some(number) => number,
@@ -264,7 +270,6 @@ impl Unit<'_> {
         if queue.lanes.waiting(number, in_line) > 0 && standing != Some(Standing::Ring) {
             queue.lanes.rejoin(number);
         }
-        Ok(Reconfigured::Stored)
     }
 
     /// One lane's own policy.

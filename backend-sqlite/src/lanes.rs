@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use ferroq_core::clock::Timestamp;
 use ferroq_core::job::{LaneClass, LaneKey};
-use ferroq_core::policy::lanes::{LanePolicy, LaneTerms, Room, StartLimits, Starts};
+use ferroq_core::policy::lanes::{LanePolicy, LaneTerms, Limited, Room, StartLimits, Starts};
 use ferroq_core::policy::rate::Rate;
-use ferroq_core::storage::QueueConfig;
+use ferroq_core::storage::{QueueConfig, StartsEntry};
 use serde::{Deserialize, Serialize};
 
 /// The number of the default lane.
@@ -521,6 +521,38 @@ impl Lanes {
         if let Some((class, StartLimits { rate: Some(rate), .. })) = config.lanes.class_total(key) {
             take(self.starts_of_class.entry(class).or_default(), rate);
             self.changed = true;
+        }
+    }
+
+    /// What is remembered of the starts of the queue, its classes and the default lane.
+    pub(crate) fn starts(&self) -> Vec<StartsEntry> {
+        let queue = self.starts.iter().map(|starts| (Limited::Queue, starts));
+        let of_class = self.starts_of_class.iter().map(|(class, starts)| (Limited::Class(class.clone()), starts));
+        let own = self.own.starts.iter().map(|starts| (Limited::Lane(LaneKey::DEFAULT), starts));
+        let all = queue.chain(of_class).chain(own);
+        all.map(|(of, starts)| StartsEntry { of, starts: starts.clone() }).collect()
+    }
+
+    /// Takes in starts of a dump, where none that count are remembered; a lane's row, if there is one, is here. None of them
+    /// is later than now.
+    pub(crate) fn restore_starts(&mut self, of: &Limited, starts: &Starts, now: Timestamp) {
+        let mut starts = starts.clone();
+        starts.anchor(now, now);
+        if starts.is_over(now) {
+            return;
+        }
+        self.changed = true;
+        let known = match of {
+            Limited::Queue => self.starts.get_or_insert_default(),
+            Limited::Class(class) => self.starts_of_class.entry(class.clone()).or_default(),
+            Limited::Lane(lane) => {
+                let number = if lane.is_default() { OWN } else { self.number(lane) };
+                self.has_starts |= number != OWN;
+                self.lane_mut(number).starts.get_or_insert_default()
+            }
+        };
+        if known.is_over(now) {
+            *known = starts;
         }
     }
 
