@@ -53,6 +53,7 @@ impl Unit<'_> {
         }
         self.hand_out(at, claim, &mut looked);
         self.post().await?;
+        self.place_heirs().await?;
         self.look_ahead(at, claim, looked, solo_opens_at).await
     }
 
