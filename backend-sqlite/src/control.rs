@@ -9,8 +9,8 @@ use ferroq_core::storage::{
     Act, ActAnswer, ActReport, ActRequest, ObliterateAnswer, QueueConfig, Reconfigured, Selection, StorageError,
 };
 
-use crate::aside::{POLICIES, read_lanes};
 use crate::error::invalid;
+use crate::lane_rows::{POLICIES, read_lanes};
 use crate::lanes::{OWN, Standing};
 use crate::row::{Row, key_range};
 use crate::script::Value;
@@ -222,6 +222,7 @@ impl Unit<'_> {
         queue.config_changed = true;
         queue.dirty = true;
         queue.hint_control = true;
+        self.count_active(at).await?;
         Ok(Reconfigured::Stored)
     }
 
@@ -245,6 +246,7 @@ impl Unit<'_> {
         self.load_lanes(at, std::slice::from_ref(lane)).await?;
         self.resolve_lanes().await?;
         self.set_policy(at, lane, policy);
+        self.count_active(at).await?;
         Ok(Reconfigured::Stored)
     }
 
@@ -354,7 +356,7 @@ impl Unit<'_> {
         self.script.add("DELETE FROM ferroq_jobs WHERE key BETWEEN ? AND ?", [low.into(), high.into()]);
         self.script.add(FREE_KEYS, [Value::Int(number)]);
         self.script.add(FORGET_EVENTS, [low.into(), high.into()]);
-        self.script.add(crate::aside::DROP_ALL, [low.into(), high.into()]);
+        self.script.add(crate::lane_rows::DROP_ALL, [low.into(), high.into()]);
         self.script.add(FORGET_QUEUE, [Value::Int(number)]);
         self.queues[at].removed = true;
         Ok(ObliterateAnswer::Done)

@@ -11,9 +11,9 @@ use ferroq_core::storage::{
 };
 use sqlx::Row as _;
 
-use crate::aside::{WITH_STARTS, read_lanes};
 use crate::error::{invalid, unexpected};
 use crate::jobs::{read_holder, read_id};
+use crate::lane_rows::{WITH_STARTS, read_lanes};
 use crate::lanes::Lane;
 use crate::record::{ids_json, numbers_json};
 use crate::row::{Row, key, key_range};
@@ -75,7 +75,8 @@ impl Unit<'_> {
             page.policies = policies.into_iter().map(|(lane, policy)| PolicyEntry { lane, policy }).collect();
             page.starts = self.queues[at].lanes.starts();
             if self.queues[at].lanes.has_starts {
-                let [rows] = self.ask([(WITH_STARTS, vec![number.into(), i64::MIN.into()])]).await?;
+                let all = [number, i64::MIN, i64::MIN, i64::MIN, i64::MAX].map(Value::from);
+                let [rows] = self.ask([(WITH_STARTS, all.to_vec())]).await?;
                 for (_, Lane { key, starts, .. }) in read_lanes(&rows)? {
                     page.starts.extend(starts.map(|starts| StartsEntry { of: Limited::Lane(key), starts }));
                 }
