@@ -191,14 +191,7 @@ impl QueueState {
         let mut turn = Turn::begin(self, clock);
         turn.queue.exists = true;
         turn.hints.control = true;
-        let policies = &mut turn.queue.lane_policies;
-        let before = match policy.clone() {
-            Some(policy) => policies.insert(lane.clone(), policy),
-            None => policies.remove(lane),
-        };
-        if before != policy {
-            turn.queue.roster.lanes.reopen_lane(lane);
-        }
+        turn.queue.set_policy(lane, policy);
         turn.finish()
     }
 

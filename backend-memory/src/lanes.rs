@@ -248,6 +248,11 @@ impl Lanes {
         due.into_iter().for_each(|number| self.rejoin(number));
     }
 
+    /// Whether lanes that were set aside before the rules changed are still to come back.
+    pub(crate) fn is_reopening(&self) -> bool {
+        self.reopen_to > 0
+    }
+
     /// The classes with parked lanes.
     pub(crate) fn parked_classes(&self) -> Vec<LaneClass> {
         self.parked.keys().cloned().collect()

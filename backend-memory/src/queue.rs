@@ -50,6 +50,17 @@ impl QueueState {
         *self = QueueState { answers: std::mem::take(&mut self.answers), ..QueueState::default() };
     }
 
+    /// Stores one lane's own policy, or removes it.
+    pub(crate) fn set_policy(&mut self, lane: &LaneKey, policy: Option<LanePolicy>) {
+        let before = match policy.clone() {
+            Some(policy) => self.lane_policies.insert(lane.clone(), policy),
+            None => self.lane_policies.remove(lane),
+        };
+        if before != policy {
+            self.roster.lanes.reopen_lane(lane);
+        }
+    }
+
     /// Takes note of the term of a lease that begins now.
     pub(crate) fn note_term(&mut self, term: Duration) {
         let none_active = self.roster.count(JobState::Active) == 0;

@@ -250,18 +250,17 @@ impl Roster {
             self.usage.count(&present(&self.records, key).spec.lane, false);
         }
         match (place.state, place.slot) {
-            (JobState::Waiting, Slot::Lane) => return self.lanes.leave(place.line, at),
-            (JobState::Waiting, Slot::Solo) => self.solo.remove(&at),
+            (JobState::Waiting, Slot::Lane) => self.lanes.leave(place.line, at),
+            (JobState::Waiting, Slot::Solo) => drop(self.solo.remove(&at)),
             (JobState::Waiting, Slot::Shelf) => {
                 let Some(shelf) = self.shelves.get_mut(&place.line) else { return };
-                let left = shelf.remove(&at);
+                shelf.remove(&at);
                 if shelf.is_empty() {
                     self.shelves.remove(&place.line);
                 }
-                left
             }
-            (state, _) => self.states[usize::from(state.number())].remove(&at),
-        };
+            (state, _) => drop(self.states[usize::from(state.number())].remove(&at)),
+        }
     }
 }
 

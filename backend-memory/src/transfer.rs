@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use ferroq_core::job::{JobRecord, JobState, QueueName};
-use ferroq_core::storage::{DumpPage, ListCursor, RestoreAnswer, StorageError, Transfer};
+use ferroq_core::job::{JobRecord, JobState, LaneKey, QueueName};
+use ferroq_core::policy::lanes::LanePolicy;
+use ferroq_core::storage::{DumpPage, ListCursor, PolicyEntry, RestoreAnswer, StorageError, Transfer};
 
 use crate::MemoryStorage;
 use crate::queue::QueueState;
@@ -27,6 +28,10 @@ impl Transfer for MemoryStorage {
             if after.is_none() && queue.exists {
                 page.config = Some(queue.config.clone());
                 page.dedup = queue.keys.entries();
+                let policies = queue.lane_policies.iter();
+                let entry = |(lane, policy): (&LaneKey, &LanePolicy)| (lane.clone(), policy.clone());
+                page.policies = policies.map(entry).map(|(lane, policy)| PolicyEntry { lane, policy }).collect();
+                page.starts = queue.roster.usage.entries();
             }
             let found = queue.roster.walk(|_| true, after, max_items);
             page.next = found.last().map(|(place, _)| *place).filter(|_| found.len() == max_items);
@@ -36,9 +41,7 @@ impl Transfer for MemoryStorage {
     }
 
     async fn restore(&self, queue: &QueueName, page: DumpPage) -> Result<RestoreAnswer, StorageError> {
-        if let Some(config) = &page.config {
-            config.check(queue)?;
-        }
+        page.check(queue)?;
         if let Some(stray) = page.jobs.iter().find(|record| record.spec.queue != *queue) {
             return Err(invalid(format!("a job of the queue {} can't be restored to {queue}", stray.spec.queue)));
         }
@@ -52,12 +55,21 @@ impl Transfer for MemoryStorage {
 
             let mut turn = Turn::begin(queue, clock);
             turn.hints.work = true;
-            turn.hints.control = page.config.is_some();
+            turn.hints.control = page.config.is_some() || !page.policies.is_empty();
             let queue = &mut *turn.queue;
             queue.exists = true;
             queue.attended_at = turn.now;
-            queue.config = page.config.unwrap_or_else(|| queue.config.clone());
+            if let Some(config) = page.config {
+                if queue.config.lanes != config.lanes {
+                    queue.roster.lanes.reopen();
+                }
+                queue.config = config;
+            }
             queue.keys.restore(page.dedup);
+            for PolicyEntry { lane, policy } in page.policies {
+                queue.set_policy(&lane, Some(policy));
+            }
+            queue.roster.usage.restore(page.starts, turn.now);
             for record in fresh.into_iter().map(without_batch) {
                 queue.seq_last = queue.seq_last.max(record.seq.saturating_abs());
                 if record.state == JobState::Active {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use ferroq_core::clock::Timestamp;
 use ferroq_core::job::{LaneClass, LaneKey};
-use ferroq_core::policy::lanes::{LaneTerms, Room, StartLimits, Starts};
+use ferroq_core::policy::lanes::{LaneTerms, Limited, Room, StartLimits, Starts};
 use ferroq_core::policy::rate::Rate;
-use ferroq_core::storage::QueueConfig;
+use ferroq_core::storage::{QueueConfig, StartsEntry};
 
 /// Who is at work, and what has started.
 #[derive(Debug, Default)]
@@ -75,6 +75,33 @@ impl Usage {
     pub(crate) fn anchor(&mut self, before: Timestamp, now: Timestamp) {
         let states = self.starts_of_lane.values_mut().chain(self.starts_of_class.values_mut());
         states.chain([&mut self.starts]).for_each(|state| state.anchor(before, now));
+    }
+
+    /// Everything that is remembered, in the order of [`Limited`].
+    pub(crate) fn entries(&self) -> Vec<StartsEntry> {
+        let own = (self.starts != Starts::default()).then_some((Limited::Queue, &self.starts));
+        let of_class = self.starts_of_class.iter().map(|(class, starts)| (Limited::Class(class.clone()), starts));
+        let of_lane = self.starts_of_lane.iter().map(|(lane, starts)| (Limited::Lane(lane.clone()), starts));
+        let all = own.into_iter().chain(of_class).chain(of_lane);
+        all.map(|(of, starts)| StartsEntry { of, starts: starts.clone() }).collect()
+    }
+
+    /// Takes in starts of a dump, where none that count are remembered. None of them is later than `now`.
+    pub(crate) fn restore(&mut self, entries: Vec<StartsEntry>, now: Timestamp) {
+        for StartsEntry { of, mut starts } in entries {
+            starts.anchor(now, now);
+            if starts.is_over(now) {
+                continue;
+            }
+            let known = match of {
+                Limited::Queue => &mut self.starts,
+                Limited::Class(class) => self.starts_of_class.entry(class).or_default(),
+                Limited::Lane(lane) => self.starts_of_lane.entry(lane).or_default(),
+            };
+            if known.is_over(now) {
+                *known = starts;
+            }
+        }
     }
 
     /// Throws away up to `max` lanes' states with nothing to remember.

@@ -232,14 +232,8 @@ impl RedisStorage {
     ) -> Result<bool, StorageError> {
         self.registry.register(queue).await?;
         let (keys, clock) = (self.keys(queue), self.clock_arg());
-        let json = policy.map(|policy| serde_json::to_string(policy).unwrap_or_default()).unwrap_or_default();
-        let counts = matches!(policy, Some(LanePolicy { concurrency: Say::Limit(_), .. }));
-        let calendar = match policy {
-            Some(LanePolicy { rate: Say::Limit(rate), .. }) => calendar_of(rate).unwrap_or_default(),
-            _ => String::new(),
-        };
         let args = |cmd: &mut Cmd| {
-            cmd.arg(&clock).arg(lane.name().unwrap_or_default()).arg(&json).arg(u8::from(counts)).arg(&calendar);
+            policy_args(cmd.arg(&clock), lane, policy);
             if let Some(from) = from {
                 cmd.arg(&from[..]);
             }
@@ -366,6 +360,17 @@ pub(crate) fn config_args<'a>(cmd: &'a mut Cmd, config: Option<(&QueueConfig, &s
     cmd.arg(u8::from(counts)).arg(serde_json::json!(calendars).to_string())
 }
 
+/// Adds the four arguments of a lane's own policy; see `lane.lua`.
+pub(crate) fn policy_args<'a>(cmd: &'a mut Cmd, lane: &LaneKey, policy: Option<&LanePolicy>) -> &'a mut Cmd {
+    let json = policy.map(|policy| serde_json::to_string(policy).unwrap_or_default()).unwrap_or_default();
+    let counts = policy.is_some_and(|policy| matches!(policy.concurrency, Say::Limit(_)));
+    let calendar = match policy {
+        Some(LanePolicy { rate: Say::Limit(rate), .. }) => calendar_of(rate).unwrap_or_default(),
+        _ => String::new(),
+    };
+    cmd.arg(lane.name().unwrap_or_default()).arg(json).arg(u8::from(counts)).arg(calendar)
+}
+
 /// Every lane policy and every class's limits in the settings.
 fn policies_in(config: &QueueConfig) -> (Vec<&LanePolicy>, Vec<&StartLimits>) {
     let classes = config.lanes.classes.values();
@@ -401,6 +406,12 @@ fn policy_of(json: &[u8]) -> Result<Option<LanePolicy>, StorageError> {
     })
 }
 
+/// A lane's name as scripts know it.
+pub(crate) fn lane_of(name: &[u8]) -> Result<LaneKey, Unreadable> {
+    let name = std::str::from_utf8(name).map_err(|_| Unreadable)?;
+    if name.is_empty() { Ok(LaneKey::DEFAULT) } else { LaneKey::new(name).map_err(|_| Unreadable) }
+}
+
 fn policies_of(all: Value) -> Result<Vec<(LaneKey, LanePolicy)>, Unreadable> {
     let mut values = match all {
         Value::Map(pairs) => pairs.into_iter().flat_map(|(lane, policy)| [lane, policy]).collect(),
@@ -410,9 +421,7 @@ fn policies_of(all: Value) -> Result<Vec<(LaneKey, LanePolicy)>, Unreadable> {
     .map(bytes_of);
     let mut policies = Vec::new();
     while let (Some(lane), Some(policy)) = (values.next(), values.next()) {
-        let (lane, policy) = (lane?, policy?);
-        let name = std::str::from_utf8(&lane).map_err(|_| Unreadable)?;
-        let lane = if name.is_empty() { LaneKey::DEFAULT } else { LaneKey::new(name).map_err(|_| Unreadable)? };
+        let (lane, policy) = (lane_of(&lane?)?, policy?);
         policies.push((lane, serde_json::from_slice(&policy).map_err(|_| Unreadable)?));
     }
     Ok(policies)

@@ -173,6 +173,7 @@ scripts! {
     COUNTS = "counts", "no-writes", ["names" "pack" "turn" "record" "walk"];
     EVENTS = "events", "no-writes", ["names" "pack" "turn"];
     POLICIES = "policies", "no-writes", ["names" "pack" "turn"];
+    STARTS = "starts", "no-writes", ["names" "pack" "turn"];
     SETTINGS = "settings", "no-writes", ["names" "pack" "turn"];
     HELD = "held", "no-writes", ["names" "pack" "turn"];
     SEQS = "seqs", "no-writes", ["names" "pack" "turn"];

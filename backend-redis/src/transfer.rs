@@ -5,20 +5,22 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ferroq_core::clock::Timestamp;
-use ferroq_core::job::{DedupKey, QueueName};
+use ferroq_core::job::{DedupKey, LaneClass, QueueName};
 use ferroq_core::policy::dedup::Holder;
+use ferroq_core::policy::lanes::{Limited, Starts};
 use ferroq_core::storage::{
-    DedupEntry, DumpPage, ErrorCode, JobFilter, ListCursor, RestoreAnswer, StorageError, Transfer,
+    Control, DedupEntry, DumpPage, ErrorCode, JobFilter, ListCursor, PolicyEntry, RestoreAnswer, StartsEntry,
+    StorageError, Transfer,
 };
 use redis::{Cmd, Value};
 
 use crate::RedisStorage;
-use crate::control::{after_the_fact, config_args, json_of, settings_of};
+use crate::control::{after_the_fact, config_args, json_of, lane_of, policy_args, settings_of};
 use crate::error::invalid;
 use crate::exchange::strange;
 use crate::inspect::{array, count, page_of};
 use crate::record::{self, JobParts, bytes_of, id_of};
-use crate::script::{HELD, LIST, RESTORE, SEQS, SETTINGS};
+use crate::script::{HELD, LIST, RESTORE, SEQS, SETTINGS, STARTS};
 use crate::spec::{self, Reader, Unreadable};
 use crate::walk;
 
@@ -43,6 +45,9 @@ impl Transfer for RedisStorage {
             let (exists, config) = settings_of(self.look(&SETTINGS, queue, |cmd| cmd).await?)?;
             if exists {
                 (dump.config, dump.dedup) = (Some(config), self.held(queue).await?);
+                let policies = self.lane_policies(queue, None, usize::MAX).await?;
+                dump.policies = policies.into_iter().map(|(lane, policy)| PolicyEntry { lane, policy }).collect();
+                dump.starts = self.starts(queue).await?;
             }
         }
         let every = JobFilter::default();
@@ -53,9 +58,7 @@ impl Transfer for RedisStorage {
     }
 
     async fn restore(&self, queue: &QueueName, page: DumpPage) -> Result<RestoreAnswer, StorageError> {
-        if let Some(config) = &page.config {
-            config.check(queue)?;
-        }
+        page.check(queue)?;
         if let Some(stray) = page.jobs.iter().find(|record| record.spec.queue != *queue) {
             return Err(invalid(format!("a job of the queue {} can't be restored to {queue}", stray.spec.queue)));
         }
@@ -78,6 +81,14 @@ impl Transfer for RedisStorage {
                 cmd.arg(page.dedup.len());
                 for DedupEntry { key, holder } in &page.dedup {
                     cmd.arg(key.as_str()).arg(hold_bytes(holder));
+                }
+                cmd.arg(page.policies.len());
+                for PolicyEntry { lane, policy } in &page.policies {
+                    policy_args(cmd, lane, Some(policy));
+                }
+                cmd.arg(page.starts.len());
+                for StartsEntry { of, starts } in &page.starts {
+                    cmd.arg(field_of(of)).arg(starts.to_bytes());
                 }
                 for job in &jobs {
                     let entry = if is_implied(&job.entry, &job.spec) { &[] } else { &job.entry[..] };
@@ -116,6 +127,18 @@ impl RedisStorage {
             cursor = keys_of(step, &mut held).map_err(|Unreadable| strange("the held keys of a queue"))?;
             if *cursor == *b"0" {
                 return Ok(held.into_iter().map(|(key, holder)| DedupEntry { key, holder }).collect());
+            }
+        }
+    }
+
+    /// What is remembered of starts, in the order of what they are of.
+    async fn starts(&self, queue: &QueueName) -> Result<Vec<StartsEntry>, StorageError> {
+        let (mut all, mut cursor) = (BTreeMap::new(), Bytes::from_static(b"0"));
+        loop {
+            let step = self.look(&STARTS, queue, |cmd| cmd.arg(&cursor[..])).await?;
+            cursor = starts_of(step, &mut all).map_err(|Unreadable| strange("the starts of a queue"))?;
+            if *cursor == *b"0" {
+                return Ok(all.into_iter().map(|(of, starts)| StartsEntry { of, starts }).collect());
             }
         }
     }
@@ -177,6 +200,32 @@ fn hold_bytes(holder: &Holder) -> Vec<u8> {
     let until = holder.until.map_or(0, |until| if until.as_micros() == 0 { 1 } else { until.as_micros() });
     let pending = holder.pending.map(|id| *id.as_bytes());
     [&holder.id.as_bytes()[..], &until.to_be_bytes(), pending.as_ref().map_or(&[], |id| &id[..])].concat()
+}
+
+/// The field under which `lanes.lua` keeps starts.
+fn field_of(of: &Limited) -> String {
+    match of {
+        Limited::Queue => "q".to_owned(),
+        Limited::Class(class) => format!("c{class}"),
+        Limited::Lane(lane) => format!("l{}", lane.name().unwrap_or_default()),
+    }
+}
+
+/// Adds the starts of one step to those known, and answers the scan's cursor. What can't be read is none, as for scripts.
+fn starts_of(step: Value, all: &mut BTreeMap<Limited, Starts>) -> Result<Bytes, Unreadable> {
+    let mut values = array(step)?.into_iter().map(bytes_of);
+    let cursor = values.next().ok_or(Unreadable)??;
+    while let Some(field) = values.next() {
+        let (field, bytes) = (field?, values.next().ok_or(Unreadable)??);
+        let (kind, name) = field.split_first().ok_or(Unreadable)?;
+        let of = match kind {
+            b'q' => Limited::Queue,
+            b'c' => Limited::Class(LaneClass::new(&*String::from_utf8_lossy(name)).map_err(|_| Unreadable)?),
+            _ => Limited::Lane(lane_of(name)?),
+        };
+        all.extend(Starts::from_bytes(&bytes).ok().map(|starts| (of, starts)));
+    }
+    Ok(cursor)
 }
 
 /// Adds the keys of one step to those held, and answers the scan's cursor.

@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn a_made_up_cursor_skips_what_comes_before_it_and_no_more() {
         let place = |set, score, seq| Place { set, score, seq };
-        let (low, high) = (i64::MIN, i64::MAX);
+        let high = i64::MAX;
         let cases = [
             (cursor(JobState::Waiting, Slot::Lane, -1, 5), place(1, -251, -7)),
             (cursor(JobState::Waiting, Slot::Lane, 1, 256), place(1, 511, high)),

@@ -1,45 +1,15 @@
-//! Lanes in the database: the rows of those that a transaction needs, those that are set aside, and what is written back.
-//! Each question finds its lanes by an index, however many others there are, and answers with one value.
-
-use std::collections::HashMap;
+//! Lanes that are set aside: how they come back, and when the next one does.
 
 use ferroq_core::clock::Timestamp;
-use ferroq_core::job::{JobState, LaneClass, LaneKey, Slot};
-use ferroq_core::policy::lanes::{LANES_BACK_MAX, LanePolicy, Room};
+use ferroq_core::job::LaneClass;
+use ferroq_core::policy::lanes::{LANES_BACK_MAX, Room};
 use ferroq_core::storage::StorageError;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use crate::error::unexpected;
-use crate::lanes::{Lane, OWN, Standing};
-use crate::record::numbers_json;
-use crate::row::{key, place, seq_of};
-use crate::script::{Script, Value};
-use crate::unit::{Ask, NOTHING, Unit, first_int};
+use crate::lane_rows::{limit, select_lanes, text};
+use crate::lanes::{OWN, Standing};
+use crate::unit::{NOTHING, Unit, first_int};
 
-macro_rules! select_lanes {
-    ($from:literal) => {
-        concat!(
-            "SELECT json_group_array(json_array(at,name,waiting,active,ifnull(standing,0),turn,credit,ifnull(until,0),",
-            "starts,policy)) FROM (SELECT ferroq_lanes.key AS at,name,waiting,active,standing,turn,credit,until,starts,",
-            "policy FROM ",
-            $from,
-            ")"
-        )
-    };
-}
-
-/// Lanes by their names, by `ferroq_lanes_by_name`.
-pub(crate) const BY_NAME: &str = select_lanes!(
-    "(SELECT value AS wanted FROM json_each(?)) CROSS JOIN ferroq_lanes INDEXED BY ferroq_lanes_by_name ON queue=? AND \
-     name=wanted"
-);
-/// Lanes by their keys.
-pub(crate) const BY_KEY: &str =
-    select_lanes!("(SELECT value AS wanted FROM json_each(?)) CROSS JOIN ferroq_lanes ON ferroq_lanes.key=wanted");
-/// The first lanes of the ring, by `ferroq_lanes_by_turn`.
-pub(crate) const RING: &str =
-    select_lanes!("ferroq_lanes INDEXED BY ferroq_lanes_by_turn WHERE queue=? AND standing=1 ORDER BY turn LIMIT ?+0");
 /// Lanes that stand so since before rules changed, by `ferroq_lanes_by_turn`.
 pub(crate) const OLD: &str = select_lanes!(
     "ferroq_lanes INDEXED BY ferroq_lanes_by_turn WHERE queue=? AND standing=? AND turn<=? ORDER BY turn LIMIT ?+0"
@@ -54,201 +24,22 @@ pub(crate) const UNTIL: &str =
 /// The first parked lanes of a class, by `ferroq_lanes_by_class`.
 pub(crate) const PARKED: &str =
     select_lanes!("ferroq_lanes INDEXED BY ferroq_lanes_by_class WHERE queue=? AND parked=? ORDER BY turn LIMIT ?+0");
+/// How many jobs of each class are Active, by `ferroq_lanes_active`.
+pub(crate) const ACTIVE: &str = "SELECT json_group_array(json_array(value,(SELECT ifnull(sum(active),0) FROM ferroq_lanes \
+    INDEXED BY ferroq_lanes_active WHERE queue=? AND class=value AND active>0))) FROM json_each(?)";
 /// The classes with parked lanes, each found by one look into `ferroq_lanes_by_class`.
 pub(crate) const PARKED_CLASSES: &str = "WITH RECURSIVE found(name) AS (SELECT (SELECT parked FROM ferroq_lanes INDEXED \
     BY ferroq_lanes_by_class WHERE queue=? AND parked>'' ORDER BY parked LIMIT 1) UNION ALL SELECT (SELECT parked FROM \
     ferroq_lanes INDEXED BY ferroq_lanes_by_class WHERE queue=? AND parked>found.name ORDER BY parked LIMIT 1) FROM found \
     WHERE found.name IS NOT NULL) SELECT json_group_array(name) FROM found WHERE name IS NOT NULL";
-/// How many jobs of each class are Active, by `ferroq_lanes_active`.
-pub(crate) const ACTIVE: &str = "SELECT json_group_array(json_array(value,(SELECT ifnull(sum(active),0) FROM ferroq_lanes \
-    INDEXED BY ferroq_lanes_active WHERE queue=? AND class=value AND active>0))) FROM json_each(?)";
-/// Lanes of which starts are remembered, by `ferroq_lanes_by_starts`.
-pub(crate) const WITH_STARTS: &str =
-    select_lanes!("ferroq_lanes INDEXED BY ferroq_lanes_by_starts WHERE queue=? AND starts_until>?");
-/// Whether there are lanes with starts of which nothing counts any more, by `ferroq_lanes_by_starts`.
-pub(crate) const OVER: &str =
-    "SELECT 1 FROM ferroq_lanes INDEXED BY ferroq_lanes_by_starts WHERE queue=? AND starts_until<=? LIMIT 1";
-/// Drops those rows of which nothing else is to be said, by `ferroq_lanes_by_starts`.
-pub(crate) const FORGET: &str = "DELETE FROM ferroq_lanes WHERE waiting=0 AND active=0 AND policy IS NULL AND key IN (SELECT \
-    key FROM ferroq_lanes INDEXED BY ferroq_lanes_by_starts WHERE queue=? AND starts_until<=? ORDER BY starts_until LIMIT \
-    ?+0)";
-/// Drops starts of which nothing counts any more, by `ferroq_lanes_by_starts`.
-pub(crate) const FORGET_STARTS: &str = "UPDATE ferroq_lanes SET starts=NULL,starts_until=NULL WHERE key IN (SELECT key FROM \
-    ferroq_lanes INDEXED BY ferroq_lanes_by_starts WHERE queue=? AND starts_until<=? ORDER BY starts_until LIMIT ?+0)";
-/// Lanes with policies of their own, by `ferroq_lanes_with_policy`.
-pub(crate) const POLICIES: &str = select_lanes!(
-    "ferroq_lanes INDEXED BY ferroq_lanes_with_policy WHERE queue=? AND name>? AND policy IS NOT NULL ORDER BY name LIMIT ?+0"
-);
-const WRITE: &str = "INSERT INTO ferroq_lanes (key,queue,name,class,waiting,active,standing,turn,credit,until,parked,starts,\
-    starts_until,policy) SELECT value->>0,value->>1,value->>2,value->>3,value->>4,value->>5,value->>6,value->>7,value->>8,\
-    value->>9,value->>10,value->>11,value->>12,value->>13 FROM json_each(?) WHERE true ON CONFLICT (key) DO UPDATE SET \
-    waiting=excluded.waiting,active=excluded.active,standing=excluded.standing,turn=excluded.turn,credit=excluded.credit,\
-    until=excluded.until,parked=excluded.parked,starts=excluded.starts,starts_until=excluded.starts_until,\
-    policy=excluded.policy";
-const DROP: &str = "DELETE FROM ferroq_lanes WHERE key IN (SELECT value FROM json_each(?))";
-/// All lanes of a queue that goes, by key.
-pub(crate) const DROP_ALL: &str = "DELETE FROM ferroq_lanes WHERE key BETWEEN ? AND ?";
-
-type Stored = (i64, String, i64, i64, i64, i64, Option<u32>, i64, Option<String>, Option<String>);
-
-/// The text in the only column of the only row.
-fn text(rows: &[SqliteRow]) -> Result<&str, StorageError> {
-    let text = rows.first().map(|row| row.try_get_unchecked::<Option<&str>, _>(0)).transpose();
-    Ok(text.map_err(|_| unexpected("lanes"))?.flatten().unwrap_or("[]"))
-}
-
-/// Reads lanes with their numbers. Limits that can't be read are none.
-pub(crate) fn read_lanes(rows: &[SqliteRow]) -> Result<Vec<(i64, Lane)>, StorageError> {
-    let stored: Vec<Stored> = serde_json::from_str(text(rows)?).map_err(|_| unexpected("lanes"))?;
-    let lane = |(key, name, waiting, active, standing, turn, credit, until, starts, policy): Stored| {
-        let lane = Lane {
-            key: LaneKey::new(name).map_err(|_| unexpected("a lane's name"))?,
-            waiting,
-            active,
-            turn,
-            credit,
-            standing: Standing::from_number(standing),
-            until,
-            starts: starts.and_then(|starts| serde_json::from_str(&starts).ok()),
-            policy: policy.and_then(|policy| serde_json::from_str::<LanePolicy>(&policy).ok()),
-            dirty: false,
-        };
-        Ok((seq_of(key), lane))
-    };
-    stored.into_iter().map(lane).collect()
-}
-
-/// Writes lanes that changed, and drops the rows of those of which nothing is to be said.
-pub(crate) fn write_lanes(script: &mut Script, queue: i64, lanes: Vec<(i64, Lane)>) {
-    let (nothing, lanes): (Vec<_>, Vec<_>) = lanes.into_iter().partition(|(_, lane)| lane.is_nothing());
-    if !nothing.is_empty() {
-        script.add(DROP, [numbers_json(nothing.iter().map(|(number, _)| key(queue, *number))).into()]);
-    }
-    let is = |lane: &Lane, standing| lane.standing == standing;
-    let rows: Vec<_> = lanes
-        .iter()
-        .map(|(number, lane)| {
-            let class = lane.key.class();
-            let json = |value: Option<Result<String, serde_json::Error>>| value.and_then(Result::ok);
-            (
-                key(queue, *number),
-                queue,
-                lane.key.name(),
-                class.as_ref().map(|class| class.as_str().to_owned()),
-                lane.waiting,
-                lane.active,
-                (!is(lane, Standing::Out)).then_some(lane.standing as i64),
-                lane.turn,
-                lane.credit,
-                is(lane, Standing::Held).then_some(lane.until),
-                class.filter(|_| is(lane, Standing::Parked)).map(|class| class.as_str().to_owned()),
-                json(lane.starts.as_ref().map(serde_json::to_string)),
-                lane.starts.as_ref().map(|starts| starts.until().as_micros()),
-                json(lane.policy.as_ref().map(serde_json::to_string)),
-            )
-        })
-        .collect();
-    if !rows.is_empty() {
-        script.add(WRITE, [serde_json::to_string(&rows).unwrap_or_default().into()]);
-    }
-}
-
-fn limit(items: usize) -> Value {
-    i64::try_from(items).unwrap_or(i64::MAX).into()
-}
 
 impl Unit<'_> {
-    /// Does what jobs did to lanes, and gives the jobs that are to be written the numbers of their lanes.
-    pub(crate) async fn resolve_lanes(&mut self) -> Result<(), StorageError> {
-        let in_lane = |row: &crate::row::Row| row.has_lane() && row.is_in_lane();
-        let mut rows: HashMap<i64, Vec<LaneKey>> = HashMap::new();
-        for row in self.inserts.iter().chain(self.saves.values()).filter(|row| in_lane(row)) {
-            rows.entry(row.queue()).or_default().push(row.lane());
-        }
-        if rows.is_empty() && !self.queues.iter().any(|queue| queue.lanes.has_steps()) {
-            return Ok(());
-        }
-        for at in 0..self.queues.len() {
-            let queue = &mut self.queues[at];
-            if queue.removed {
-                queue.lanes.forget_steps();
-                continue;
-            }
-            let number = queue.number;
-            let (mut names, keys) = queue.lanes.wanted();
-            let own = rows.get(&number).into_iter().flatten();
-            names.extend(own.filter(|lane| queue.lanes.known_number(lane).is_none()));
-            names.sort();
-            names.dedup();
-            let names: Vec<&str> = names.into_iter().filter_map(|lane| lane.name()).collect();
-            if !names.is_empty() || !keys.is_empty() {
-                let asks = [by_name_ask(number, &names), by_key_ask(number, &keys)];
-                let [by_name, by_key] = self.send(asks).await?;
-                for (lane_number, lane) in read_lanes(&by_name)?.into_iter().chain(read_lanes(&by_key)?) {
-                    self.queues[at].lanes.learn(lane_number, lane);
-                }
-            }
-            let queue = &mut self.queues[at];
-            let in_line = queue.in_line();
-            queue.lanes.apply(in_line);
-        }
-        let queues = &mut self.queues;
-        for row in self.inserts.iter_mut().chain(self.saves.values_mut()).filter(|row| in_lane(row)) {
-            let queue = queues.iter_mut().find(|queue| queue.number == row.queue() && !queue.removed);
-            let lane = row.lane();
-            if let Some(queue) = queue.filter(|_| !lane.is_default()) {
-                let lane = queue.lanes.number(&lane);
-                row.place = place(queue.number, JobState::Waiting, Slot::Lane, lane);
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the rows of lanes by their names.
-    pub(crate) async fn load_lanes(&mut self, at: usize, lanes: &[LaneKey]) -> Result<(), StorageError> {
-        let queue = &self.queues[at];
-        let unknown = lanes.iter().filter(|lane| queue.lanes.known_number(lane).is_none());
-        let mut names: Vec<&str> = unknown.filter_map(|lane| lane.name()).collect();
-        names.sort_unstable();
-        names.dedup();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let [rows] = self.ask([by_name_ask(queue.number, &names)]).await?;
-        self.learn_lanes(at, &rows).map(drop)
-    }
-
-    /// Takes rows in, and says which lanes they are of.
-    pub(crate) fn learn_lanes(&mut self, at: usize, rows: &[SqliteRow]) -> Result<Vec<i64>, StorageError> {
-        let mut numbers = Vec::new();
-        for (number, lane) in read_lanes(rows)? {
-            self.queues[at].lanes.learn(number, lane);
-            numbers.push(number);
-        }
-        Ok(numbers)
-    }
-
-    /// If the clock stepped back, starts follow it.
-    pub(crate) async fn follow_clock(&mut self, at: usize) -> Result<(), StorageError> {
-        let Some(before) = self.queues[at].lanes.stepped_back_from.take() else { return Ok(()) };
-        if self.queues[at].removed {
-            return Ok(());
-        }
-        if self.queues[at].lanes.has_starts {
-            let [rows] = self.ask([(WITH_STARTS, vec![self.queues[at].number.into(), i64::MIN.into()])]).await?;
-            self.learn_lanes(at, &rows)?;
-        }
-        let queue = &mut self.queues[at];
-        queue.lanes.anchor(before, queue.now);
-        Ok(())
-    }
-
     /// Counts the Active jobs of the classes that have limits.
     async fn count_classes(&mut self, at: usize) -> Result<(), StorageError> {
         let queue = &self.queues[at];
         let limited = queue.config.lanes.classes.iter().filter(|(_, policy)| policy.total.concurrency.is_some());
         let classes: Vec<&str> = limited.map(|(class, _)| class.as_str()).collect();
-        if classes.is_empty() {
+        if classes.iter().all(|class| queue.lanes.active_of_class.contains_key(*class)) {
             return Ok(());
         }
         let classes = serde_json::to_string(&classes).unwrap_or_default();
@@ -317,22 +108,6 @@ impl Unit<'_> {
         Ok(())
     }
 
-    /// Asks for lanes, and answers their numbers with what they are ordered by.
-    async fn lanes_by(
-        &mut self,
-        at: usize,
-        ask: Ask,
-        order: impl Fn(&Lane) -> (i64, i64),
-    ) -> Result<Vec<((i64, i64), i64)>, StorageError> {
-        if ask.0 == NOTHING {
-            return Ok(Vec::new());
-        }
-        let [rows] = self.ask([ask]).await?;
-        let numbers = self.learn_lanes(at, &rows)?;
-        let lanes = &self.queues[at].lanes;
-        Ok(numbers.into_iter().filter_map(|number| Some((order(lanes.lane(number)?), number))).collect())
-    }
-
     /// The classes with parked lanes, in the order of names.
     pub(crate) async fn parked_classes(&mut self, at: usize) -> Result<Vec<LaneClass>, StorageError> {
         if self.queues[at].lanes.count(Standing::Parked) == 0 {
@@ -363,30 +138,4 @@ impl Unit<'_> {
         }
         Ok([own, first].into_iter().flatten().min().map(Timestamp::from_micros))
     }
-
-    /// Drops up to so many lanes' starts of which nothing counts any more.
-    pub(crate) fn forget_starts(&mut self, at: usize, max_items: usize) {
-        let queue = &self.queues[at];
-        if !queue.lanes.has_starts {
-            return;
-        }
-        for sql in [FORGET, FORGET_STARTS] {
-            let values = [queue.number.into(), queue.now.as_micros().into(), limit(max_items)];
-            self.script.add(sql, values);
-        }
-    }
-}
-
-fn by_name_ask(queue: i64, names: &[&str]) -> Ask {
-    if names.is_empty() {
-        return (NOTHING, vec![]);
-    }
-    (BY_NAME, vec![serde_json::to_string(names).unwrap_or_default().into(), queue.into()])
-}
-
-fn by_key_ask(queue: i64, numbers: &[i64]) -> Ask {
-    if numbers.is_empty() {
-        return (NOTHING, vec![]);
-    }
-    (BY_KEY, vec![numbers_json(numbers.iter().map(|number| key(queue, *number))).into()])
 }

@@ -9,8 +9,8 @@ use ferroq_core::storage::{
     Act, ActAnswer, ActReport, ActRequest, ObliterateAnswer, QueueConfig, Reconfigured, Selection, StorageError,
 };
 
-use crate::aside::{POLICIES, read_lanes};
 use crate::error::invalid;
+use crate::lane_rows::{POLICIES, read_lanes};
 use crate::lanes::{OWN, Standing};
 use crate::row::{Row, key_range};
 use crate::script::Value;
@@ -222,6 +222,7 @@ impl Unit<'_> {
         queue.config_changed = true;
         queue.dirty = true;
         queue.hint_control = true;
+        self.count_active(at).await?;
         Ok(Reconfigured::Stored)
     }
 
@@ -244,11 +245,18 @@ impl Unit<'_> {
         self.queues[at].hint_control = true;
         self.load_lanes(at, std::slice::from_ref(lane)).await?;
         self.resolve_lanes().await?;
+        self.set_policy(at, lane, policy);
+        self.count_active(at).await?;
+        Ok(Reconfigured::Stored)
+    }
+
+    /// The same of a lane whose row, if there is one, is here.
+    pub(crate) fn set_policy(&mut self, at: usize, lane: &LaneKey, policy: &Option<LanePolicy>) {
         let queue = &mut self.queues[at];
         let known = queue.lanes.known_number(lane);
         let before = known.and_then(|number| queue.lanes.lane(number)).and_then(|lane| lane.policy.clone());
         if before == *policy {
-            return Ok(Reconfigured::Stored);
+            return;
         }
         let number = match known {
             Some(number) => number,
@@ -264,7 +272,6 @@ impl Unit<'_> {
         if queue.lanes.waiting(number, in_line) > 0 && standing != Some(Standing::Ring) {
             queue.lanes.rejoin(number);
         }
-        Ok(Reconfigured::Stored)
     }
 
     /// One lane's own policy.
@@ -349,7 +356,7 @@ impl Unit<'_> {
         self.script.add("DELETE FROM ferroq_jobs WHERE key BETWEEN ? AND ?", [low.into(), high.into()]);
         self.script.add(FREE_KEYS, [Value::Int(number)]);
         self.script.add(FORGET_EVENTS, [low.into(), high.into()]);
-        self.script.add(crate::aside::DROP_ALL, [low.into(), high.into()]);
+        self.script.add(crate::lane_rows::DROP_ALL, [low.into(), high.into()]);
         self.script.add(FORGET_QUEUE, [Value::Int(number)]);
         self.queues[at].removed = true;
         Ok(ObliterateAnswer::Done)

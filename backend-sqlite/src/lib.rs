@@ -12,6 +12,7 @@ mod events;
 mod in_app;
 mod inspect;
 mod jobs;
+mod lane_rows;
 mod lanes;
 mod letters;
 mod limits;

@@ -261,7 +261,7 @@ impl Queue {
             let in_line = self.in_line();
             self.lanes.stand(row.lane(), row.key, in_line);
         } else if row.state() == JobState::Active {
-            self.lanes.start(row.lane());
+            self.lanes.start(&row.lane());
         }
         if matches!(row.state(), JobState::Waiting | JobState::Delayed) {
             self.hint_work = true;
@@ -274,7 +274,7 @@ impl Queue {
         if row.is_in_lane() {
             self.lanes.leave(slot_of(row.place).1, row.key);
         } else if row.state() == JobState::Active {
-            self.lanes.stop(row.lane());
+            self.lanes.stop(row.extra().ok().map(|_| row.lane()).as_ref());
         }
     }
 

@@ -1,7 +1,7 @@
 //! A row as the rest of ferroq sees it. Reading is forgiving where a record is shown (what can be read is, and the rest
 //! is replaced and the job marked as quarantined) and strict where a job would be run.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ferroq_core::Timestamp;
@@ -58,7 +58,7 @@ pub(crate) fn format_of(payload: &Payload) -> i64 {
 }
 
 /// The rare parts of a spec as they are stored: nothing if there are none.
-pub(crate) fn extra_of(spec: &JobSpec) -> Option<Box<[u8]>> {
+pub(crate) fn extra_of(spec: &JobSpec) -> Option<(Box<[u8]>, Extra)> {
     let plain = is_default(&spec.options);
     if plain && spec.dedup.is_none() && spec.origin.is_none() && spec.lane.is_default() && spec.start == Start::Now {
         return None;
@@ -71,7 +71,7 @@ pub(crate) fn extra_of(spec: &JobSpec) -> Option<Box<[u8]>> {
         options,
         origin: spec.origin.clone(),
     };
-    serde_json::to_vec(&extra).ok().map(Vec::into_boxed_slice)
+    serde_json::to_vec(&extra).ok().map(|bytes| (bytes.into_boxed_slice(), extra))
 }
 
 /// Notes as they are stored: nothing if they are empty.
@@ -83,6 +83,7 @@ impl Row {
     /// A new job's row, Waiting or Delayed.
     pub(crate) fn new(queue: i64, seq: i64, kind: i64, spec: &JobSpec, now: Timestamp) -> Row {
         let (state, due_at) = ferroq_core::policy::enqueue::place(ferroq_core::policy::dedup::start(spec), now);
+        let (extra, rare) = extra_of(spec).unzip();
         let mut row = Row {
             key: key(queue, seq),
             place: 0,
@@ -104,7 +105,8 @@ impl Row {
             failure: None,
             id: spec.id,
             id_damaged: false,
-            extra: extra_of(spec),
+            extra,
+            rare: rare.map_or_else(OnceLock::new, |rare| Some(Arc::new(rare)).into()),
             worker: None,
             notes: None,
             payload: spec.payload.bytes.clone(),
@@ -209,12 +211,11 @@ impl Row {
         self.failure = reason.map(reason_number);
     }
 
-    /// The rare parts of the spec.
-    pub(crate) fn extra(&self) -> Result<Option<Extra>, Unreadable> {
-        match &self.extra {
-            None => Ok(None),
-            Some(bytes) => serde_json::from_slice(bytes).map(Some).map_err(|_| Unreadable("its options")),
-        }
+    /// The rare parts of the spec, read once.
+    pub(crate) fn extra(&self) -> Result<Option<&Extra>, Unreadable> {
+        let Some(bytes) = &self.extra else { return Ok(None) };
+        let rare = self.rare.get_or_init(|| serde_json::from_slice(bytes).ok().map(Arc::new));
+        rare.as_deref().map(Some).ok_or(Unreadable("its options"))
     }
 
     /// Whether the job's lane has a name: what is rare about a spec begins with it.
@@ -227,7 +228,7 @@ impl Row {
         if !self.has_lane() {
             return LaneKey::DEFAULT;
         }
-        self.extra().ok().flatten().map_or(LaneKey::DEFAULT, |extra| extra.lane)
+        self.extra().ok().flatten().map_or(LaneKey::DEFAULT, |extra| extra.lane.clone())
     }
 
     /// Whether the job stands in the line of a lane.
@@ -238,12 +239,12 @@ impl Row {
     /// The options, or the defaults where they can't be read.
     pub(crate) fn options(&self) -> Arc<JobOptions> {
         let extra = self.extra().ok().flatten();
-        extra.and_then(|extra| extra.options).unwrap_or_else(JobOptions::shared_default)
+        extra.and_then(|extra| extra.options.clone()).unwrap_or_else(JobOptions::shared_default)
     }
 
     /// The dedup key and mode, if it has one that can be read.
     pub(crate) fn dedup(&self) -> Option<Dedup> {
-        self.extra().ok().flatten().and_then(|extra| extra.dedup)
+        self.extra().ok().flatten().and_then(|extra| extra.dedup.clone())
     }
 
     pub(crate) fn standing(&self, options: &JobOptions) -> Standing {
@@ -276,8 +277,6 @@ impl Row {
         let version = u16::try_from(self.format >> 8);
         let (Some(codec), Ok(version)) = (codec, version) else { return Err(Unreadable("its payload's format")) };
         let extra = self.extra()?;
-        let plain = extra.is_none();
-        let extra = extra.unwrap_or_default();
         let priority = u8::try_from((self.flags >> SPEC_PRIORITY_SHIFT) & 0xff).unwrap_or(0);
         if u8::try_from(self.priority).is_err() {
             return Err(Unreadable("its priority"));
@@ -285,15 +284,15 @@ impl Row {
         Ok(JobSpec {
             id: self.id,
             queue: queue.clone(),
-            lane: if plain { LaneKey::DEFAULT } else { extra.lane },
+            lane: extra.map_or(LaneKey::DEFAULT, |extra| extra.lane.clone()),
             kind: kind.clone(),
             payload: Payload { codec, version, bytes: self.payload.clone() },
             priority: Priority(priority ^ Priority::default().0),
             lifo: self.seq() < 0,
-            start: extra.start,
-            dedup: extra.dedup,
-            options: extra.options.unwrap_or_else(JobOptions::shared_default),
-            origin: extra.origin,
+            start: extra.map_or(Start::Now, |extra| extra.start),
+            dedup: extra.and_then(|extra| extra.dedup.clone()),
+            options: extra.and_then(|extra| extra.options.clone()).unwrap_or_else(JobOptions::shared_default),
+            origin: extra.and_then(|extra| extra.origin.clone()),
         })
     }
 

@@ -4,7 +4,7 @@
 //! Tables are STRICT, so a column's type can't be wrong; whatever else is wrong with a row makes it unreadable, never
 //! its neighbours.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use ferroq_core::Timestamp;
@@ -123,7 +123,7 @@ pub(crate) fn slot_of(place: i64) -> (Slot, i64) {
 }
 
 /// The rare parts of a spec; most rows have none.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Extra {
     #[serde(skip_serializing_if = "LaneKey::is_default")]
@@ -172,6 +172,8 @@ pub(crate) struct Row {
     pub(crate) id: JobId,
     pub(crate) id_damaged: bool,
     pub(crate) extra: Option<Box<[u8]>>,
+    /// What that says, once somebody asked; `None` if it can't be read.
+    pub(crate) rare: OnceLock<Option<Arc<Extra>>>,
     pub(crate) worker: Option<Box<str>>,
     pub(crate) notes: Option<Box<[u8]>>,
     pub(crate) payload: Bytes,
@@ -267,6 +269,7 @@ impl Row {
             id: JobId::from_bytes(id_bytes),
             id_damaged,
             extra,
+            rare: OnceLock::new(),
             worker,
             notes,
             payload,

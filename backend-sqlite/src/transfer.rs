@@ -4,12 +4,17 @@ use std::collections::HashSet;
 
 use ferroq_core::Timestamp;
 use ferroq_core::clock::micros;
-use ferroq_core::job::{DedupKey, JobId, JobState, QueueName};
-use ferroq_core::storage::{DedupEntry, DumpPage, JobFilter, ListCursor, RestoreAnswer, StorageError};
+use ferroq_core::job::{DedupKey, JobId, JobState, LaneKey, QueueName};
+use ferroq_core::policy::lanes::Limited;
+use ferroq_core::storage::{
+    DedupEntry, DumpPage, JobFilter, ListCursor, PolicyEntry, RestoreAnswer, StartsEntry, StorageError,
+};
 use sqlx::Row as _;
 
 use crate::error::{invalid, unexpected};
 use crate::jobs::{read_holder, read_id};
+use crate::lane_rows::{WITH_STARTS, read_lanes};
+use crate::lanes::Lane;
 use crate::record::{ids_json, numbers_json};
 use crate::row::{Row, key, key_range};
 use crate::script::Value;
@@ -25,9 +30,7 @@ const TAKEN: &str = "SELECT key FROM ferroq_jobs WHERE key IN (SELECT value FROM
 
 /// Refuses pages that can't be of this queue.
 pub(crate) fn check(queue: &QueueName, page: &DumpPage) -> Result<(), StorageError> {
-    if let Some(config) = &page.config {
-        config.check(queue)?;
-    }
+    page.check(queue)?;
     let mut seqs = HashSet::with_capacity(page.jobs.len());
     for record in &page.jobs {
         if record.spec.queue != *queue {
@@ -67,6 +70,19 @@ impl Unit<'_> {
                 page.dedup.extend(DedupKey::new(key).ok().map(|key| DedupEntry { key, holder }));
             }
         }
+        if after.is_none() {
+            let policies = self.lane_policies(queue, None, usize::MAX).await?;
+            page.policies = policies.into_iter().map(|(lane, policy)| PolicyEntry { lane, policy }).collect();
+            page.starts = self.queues[at].lanes.starts();
+            if self.queues[at].lanes.has_starts {
+                let all = [number, i64::MIN, i64::MIN, i64::MIN, i64::MAX].map(Value::from);
+                let [rows] = self.ask([(WITH_STARTS, all.to_vec())]).await?;
+                for (_, Lane { key, starts, .. }) in read_lanes(&rows)? {
+                    page.starts.extend(starts.map(|starts| StartsEntry { of: Limited::Lane(key), starts }));
+                }
+                page.starts.sort_by(|a, b| a.of.cmp(&b.of));
+            }
+        }
         let (rows, next) = self.walk(number, &JobFilter::default(), after, max_items, true).await?;
         page.jobs = self.records(queue, &rows).await?;
         page.next = next;
@@ -78,6 +94,9 @@ impl Unit<'_> {
         let at = self.queue_or_new(queue).await?;
         let number = self.queues[at].number;
         if let Some(config) = &page.config {
+            if config.lanes != self.queues[at].config.lanes {
+                self.queues[at].lanes.reopen();
+            }
             self.queues[at].config = config.clone();
             self.queues[at].config_changed = true;
             self.queues[at].hint_control = true;
@@ -89,6 +108,7 @@ impl Unit<'_> {
             let values = [number.into(), entry.key.as_str().into(), holder.into(), until.into(), pending];
             self.script.add(KEEP_KEY, values);
         }
+        self.restore_lanes(at, page).await?;
         let (low, high) = key_range(number);
         let ids = ids_json(page.jobs.iter().map(|record| &record.spec.id));
         let [rows] = self.ask([(EXISTING, vec![ids.into(), low.into(), high.into()])]).await?;
@@ -125,5 +145,30 @@ impl Unit<'_> {
         queue.attended_at = queue.now;
         queue.dirty = true;
         Ok(answer)
+    }
+    /// Lanes' policies, and starts where none that count are remembered. None of them is later than now.
+    async fn restore_lanes(&mut self, at: usize, page: &DumpPage) -> Result<(), StorageError> {
+        let of_lane = |entry: &StartsEntry| match &entry.of {
+            Limited::Lane(lane) => Some(lane.clone()),
+            Limited::Queue | Limited::Class(_) => None,
+        };
+        let policies = page.policies.iter().map(|entry| entry.lane.clone());
+        let lanes: Vec<LaneKey> = policies.chain(page.starts.iter().filter_map(of_lane)).collect();
+        if lanes.is_empty() && page.starts.is_empty() {
+            return Ok(());
+        }
+        // A clock that stepped back is followed first by the starts that are here.
+        self.follow_clock(at).await?;
+        self.load_lanes(at, &lanes).await?;
+        self.resolve_lanes().await?;
+        for PolicyEntry { lane, policy } in &page.policies {
+            self.set_policy(at, lane, &Some(policy.clone()));
+        }
+        self.queues[at].hint_control |= !page.policies.is_empty();
+        let now = self.queues[at].now;
+        for StartsEntry { of, starts } in &page.starts {
+            self.queues[at].lanes.restore_starts(of, starts, now);
+        }
+        Ok(())
     }
 }

@@ -182,9 +182,9 @@ impl<'c> Unit<'c> {
             self.script.add(writes::COMPLETE, values);
         }
         for queue in &mut self.queues {
-            let lanes = queue.lanes.take_dirty();
-            if !lanes.is_empty() && !queue.removed {
-                crate::aside::write_lanes(&mut self.script, queue.number, lanes);
+            if !queue.removed {
+                let number = queue.number;
+                crate::lane_rows::write_lanes(&mut self.script, number, &queue.lanes.take_dirty());
             }
         }
     }

@@ -12,8 +12,9 @@ use std::time::Duration;
 use ferroq_core::client::Client;
 use ferroq_core::clock::ManualClock;
 use ferroq_core::event::EventCursor;
-use ferroq_core::job::{JobSpec, LimiterName, QueueName};
+use ferroq_core::job::{JobSpec, LaneKey, LimiterName, QueueName};
 use ferroq_core::policy::dedup::DedupMode;
+use ferroq_core::policy::lanes::{LanePolicy, Say};
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::policy::retention::KeepRule;
 use ferroq_core::storage::{
@@ -224,6 +225,13 @@ impl Day {
             let answer = storage.set_paused(&queue, paused).await;
             self.note(answer);
         }
+
+        let lanes = ["x/1", "x/2"].map(|name| LaneKey::new(name).expect("a lane that follows the rule for names"));
+        let policy = LanePolicy { concurrency: Say::Limit(1), ..LanePolicy::default() };
+        let answer = storage.configure_lane(&queue, &lanes[0], Some(policy)).await;
+        self.note(answer);
+        self.enqueue(lanes.map(|lane| JobSpec { lane, ..plain() })).await;
+        self.exchange(Vec::new(), 2).await;
 
         let limiter = LimiterName::new("limiter").expect("a limiter name that follows the rule for names");
         let call = self.session.call(|call| {

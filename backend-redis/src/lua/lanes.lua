@@ -357,12 +357,19 @@ parts_to_open[#parts_to_open + 1] = function()
     if terms.total then
       note_starts(terms.total, 'c' .. terms.class, n)
     end
-    if meta.counted and name ~= '' then
-      call('HINCRBY', K.USAGE, 'a' .. name, n)
-      call('HINCRBY', K.USAGE, 'n', n)
-      if terms.class then
-        call('HINCRBY', K.USAGE, 'A' .. terms.class, n)
-      end
+    lanes.count(name, n)
+  end
+
+  -- So many jobs of this lane became Active.
+  function lanes.count(name, n)
+    if not meta.counted or name == '' then
+      return
+    end
+    call('HINCRBY', K.USAGE, 'a' .. name, n)
+    call('HINCRBY', K.USAGE, 'n', n)
+    local class = class_of(name)
+    if class then
+      call('HINCRBY', K.USAGE, 'A' .. class, n)
     end
   end
 
@@ -504,7 +511,7 @@ parts_to_open[#parts_to_open + 1] = function()
   function lanes.look_ahead()
     local free, opens = room_of_queue()
     local ring = call('ZCARD', K.RING) > 0
-    local to_serve, at = ring, ring and opens or MAX_AT
+    local to_serve, at = ring or meta.reopen_to > 0, ring and opens or MAX_AT
     at = math.min(at, tonumber(call('ZRANGE', K.HELD, 0, 0, 'WITHSCORES')[2]) or MAX_AT)
     lanes.each_parked_class(function(class, total)
       local of_class, class_opens = room_of_class(class, total)
@@ -524,15 +531,7 @@ parts_to_open[#parts_to_open + 1] = function()
     local members = call('ZRANGE', K.ACTIVE_SET, 0, -1)
     for i = 1, #members do
       local parts = job.parts_of(call('HGET', K.SPEC, sub(members[i], 8)) or '')
-      local name = parts and parts.lane or ''
-      if name ~= '' then
-        call('HINCRBY', K.USAGE, 'a' .. name, 1)
-        call('HINCRBY', K.USAGE, 'n', 1)
-        local class = class_of(name)
-        if class then
-          call('HINCRBY', K.USAGE, 'A' .. class, 1)
-        end
-      end
+      lanes.count(parts and parts.lane or '', 1)
     end
   end
 
@@ -612,6 +611,37 @@ parts_to_open[#parts_to_open + 1] = function()
     many('ZREM', K.FADES, over, 1)
   end
 
+  -- Starts that were later than now count as of now: until when they count then, and the groups, which are changed; nothing
+  -- if there are none.
+  local function anchored(till, groups)
+    local last, later = groups[#groups - 1], 0
+    if not last or last <= now then
+      return nil
+    end
+    while groups[#groups - 1] and groups[#groups - 1] > now do
+      later = later + groups[#groups]
+      groups[#groups], groups[#groups - 1] = nil, nil
+    end
+    groups[#groups + 1], groups[#groups + 2] = now, later
+    return now + till - last
+  end
+
+  local function save_starts(field, till, groups)
+    call('HSET', K.USAGE, field, pack('>i8', till) .. rate.write(groups))
+    if byte(field) == 108 then
+      call('ZADD', K.FADES, string.format('%.0f', till), field)
+    end
+  end
+
+  -- Takes in starts of a dump, where none that count are remembered.
+  function lanes.restore_starts(field, bytes)
+    local till, groups = number(bytes), rate.read(sub(bytes, 9)) or rate.read('')
+    till = anchored(till, groups) or till
+    if till > now and starts_of(field).till <= now then
+      save_starts(field, till, groups)
+    end
+  end
+
   -- The clock stepped back: starts that were later than now count as of now, and what was forgotten stays so.
   function lanes.step_back()
     local all = call('HGETALL', K.USAGE)
@@ -620,20 +650,12 @@ parts_to_open[#parts_to_open + 1] = function()
       local kind = sub(field, 1, 1)
       if (field == 'q' or kind == 'c' or kind == 'l') and #bytes >= 8 then
         local till, groups = number(bytes), rate.read(sub(bytes, 9)) or rate.read('')
-        local last = groups[#groups - 1]
         if till <= meta.last then
           call('HDEL', K.USAGE, field)
-        elseif last and last > now then
-          local later = 0
-          while groups[#groups - 1] and groups[#groups - 1] > now do
-            later = later + groups[#groups]
-            groups[#groups], groups[#groups - 1] = nil, nil
-          end
-          groups[#groups + 1], groups[#groups + 2] = now, later
-          till = now + till - last
-          call('HSET', K.USAGE, field, pack('>i8', till) .. rate.write(groups))
-          if kind == 'l' then
-            call('ZADD', K.FADES, string.format('%.0f', till), field)
+        else
+          till = anchored(till, groups)
+          if till then
+            save_starts(field, till, groups)
           end
         end
       end

@@ -1,26 +1,31 @@
--- Writes a page of a dump: settings, keys that nobody holds, and jobs whose id is not there, as they are.
+-- Writes a page of a dump: settings, keys that nobody holds, lanes' policies, starts where none are remembered, and jobs whose id is not there, as they are.
 --
 -- A seq beyond the queue's counter is nobody's. Of the others somebody has to look whether another job has them, which
 -- would take this script too long; so it asks for a look (see seqs.lua), and is called again with what the look is good
 -- for: the counter, and the number of restores, as they were before it. New jobs only get seqs beyond that counter.
 --
 -- Arguments: the clock's reading, or ''; the counter and the number of restores as they were before the look, or '' and
---   ''; the settings (see config.lua), or '' ten times; how many keys, and per key its name, and its holder and until
---   when (16 + 8 bytes); then per job id, spec, entry (or ''), and errors, progress, checkpoint, result and log (or '').
+--   ''; the settings (see config.lua), or '' as often; how many keys, and per key its name, and its holder and until
+--   when (16 + 8 bytes); how many policies, and per policy the lane, '' for the default one, its JSON, '1' if it needs to know
+--   how many jobs of the lane are Active, and the calendar that it names, or ''; how many limits remember starts, and per
+--   limit its field, and until when and the groups (see lanes.lua); then per job id, spec, entry (or ''), and errors, progress, checkpoint, result and log (or '').
 -- Answer: flags (1 byte, 1: the queue was made), how many jobs were written, and how many were there already; or the
 --   counter, the number of restores, and the seqs to look for (7 bytes each), after '\2', with nothing written.
 -- Errors: FERROQ_SCHEMA, FERROQ_INVALID.
--- Work: proportional to the page and its bytes, about 5 microseconds per job.
+-- Work: proportional to the page and its bytes, about 5 microseconds per job, policy or limit.
 local refused = begin(ARGV[1])
 if refused then
   return refused
 end
 local restores = call('HGET', K.META, 'restores') or '0'
 local looked_up_to = ARGV[3] == restores and tonumber(ARGV[2]) or -1
-local keys = tonumber(ARGV[18])
+local keys_at = 19
+local policies_at = keys_at + tonumber(ARGV[keys_at - 1]) * 2 + 1
+local starts_at = policies_at + tonumber(ARGV[policies_at - 1]) * 4 + 1
+local jobs_at = starts_at + tonumber(ARGV[starts_at - 1]) * 2
 local met, seqs, fresh, to_look_for = {}, {}, {}, {}
 local existing, highest, must_look = 0, meta.seq, false
-for at = 19 + keys * 2, #ARGV, 8 do
+for at = jobs_at, #ARGV, 8 do
   local id, seq = ARGV[at], sub(ARGV[at + 1], 1, 7)
   if met[id] or call('HEXISTS', K.SPEC, id) == 1 then
     existing = existing + 1
@@ -42,16 +47,30 @@ if must_look then
   return { '\2', string.format('%.0f', meta.seq), restores, concat(to_look_for) }
 end
 
+if jobs_at > policies_at + 1 then
+  look_at_lane_keys()
+end
 go_on()
 if ARGV[5] ~= '' then
   store_config(4)
   hint_control = true
 end
-for at = 19, 17 + keys * 2, 2 do
+for at = keys_at, policies_at - 2, 2 do
   local key, hold = ARGV[at], ARGV[at + 1]
   if call('HSETNX', K.DEDUP, key, hold) == 1 and sub(hold, 17, 24) ~= NONE8 then
     call('ZADD', K.HOLDS, number(sub(hold, 17, 24)), key)
   end
+end
+for at = policies_at, starts_at - 2, 4 do
+  lanes.set_policy(ARGV[at], ARGV[at + 1])
+  if ARGV[at + 2] == '1' then
+    lanes.count_active()
+  end
+  lanes.name_calendar(ARGV[at + 3])
+  hint_control = true
+end
+for at = starts_at, jobs_at - 1, 2 do
+  lanes.restore_starts(ARGV[at], ARGV[at + 1])
 end
 local specs, runs, notes, lines, term_min = {}, {}, {}, {}, nil
 local letters = { 'e', 'p', 'c', 'r', 'l' }
@@ -72,7 +91,11 @@ for i = 1, #fresh do
   lines[line] = lines[line] or {}
   local members = lines[line]
   members[#members + 1], members[#members + 2] = score, j.member
-  if j.state == ACTIVE then
+  if line == K.LINE then
+    -- The default lane may have to join others before its jobs are written.
+    put_line[#put_line + 1] = j.member
+  elseif j.state == ACTIVE then
+    lanes.count(job.lane(j), 1)
     term_min = math.min(term_min or number(j.term), number(j.term))
   end
 end

@@ -92,7 +92,7 @@ pub(super) struct Looked {
 }
 
 impl Looked {
-    fn with_capacity(jobs: usize) -> Self {
+    pub(super) fn with_capacity(jobs: usize) -> Self {
         Looked { claims: Vec::with_capacity(jobs), keys: Vec::with_capacity(jobs), bytes: 0 }
     }
 }
@@ -253,7 +253,7 @@ impl Unit<'_> {
         }
         self.queues[at].leave(&row);
         self.queues[at].shift(JobState::Active, Slot::Lane, 1);
-        self.queues[at].lanes.start(spec.lane.clone());
+        self.queues[at].lanes.start(&spec.lane);
         self.queues[at].event(EventKind::Started, row.id);
         looked.keys.push(row.key);
         looked.claims.push(Claim {

@@ -53,8 +53,10 @@ impl Unit<'_> {
         let mut line = claim.and_then(|claim| self.line_ahead(loaded?, claim));
         let none = || (NOTHING, vec![]);
         let ids = settlements.iter().map(|settlement| &settlement.lease.id);
+        // Lanes are asked for one by one, once it is known whose turn it is.
+        let one_line = loaded.is_none_or(|at| self.queues[at].lanes.is_plain(&self.queues[at].config));
         let (ask_line, ask_oldest) =
-            (claim.filter(|_| line.is_none()), loaded.map_or(0, |at| self.oldest_wanted(at, settlements)));
+            (claim.filter(|_| line.is_none() && one_line), loaded.map_or(0, |at| self.oldest_wanted(at, settlements)));
         let asks = [
             if loaded.is_some() { none() } else { self.queue_ask(queue) },
             if settlements.is_empty() || remembered.is_some() { none() } else { ids_ask(number, ids) },

@@ -133,7 +133,7 @@ impl Unit<'_> {
             self.let_go.push(LetGo { queue, id, key: Err(timed) });
             return;
         };
-        let Some(dedup) = extra.and_then(|extra| extra.dedup) else { return };
+        let Some(dedup) = extra.and_then(|extra| extra.dedup.as_ref()) else { return };
         if !exits.iter().any(|exit| dedup.mode.frees(*exit)) {
             return;
         }

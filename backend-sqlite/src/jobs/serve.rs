@@ -9,18 +9,18 @@ use ferroq_core::job::{JobKind, JobState, LaneKey, Slot};
 use ferroq_core::policy::lanes::{LANES_SET_ASIDE_MAX, LaneTerms, Room};
 use ferroq_core::storage::{ClaimAnswer, ClaimSpec, StorageError};
 
-use crate::aside::RING;
 use crate::jobs::claim::{Look, Looked, NEXT_RANK, SHELF_HAS, SHORT_BYTES, limit, line_ask, read_line};
 use crate::lanes::{OWN, Standing};
 use crate::record::numbers_json;
-use crate::row::{INLINE_BYTES_MAX, Row, place, select_rows, slot_of};
+use crate::row::{INLINE_BYTES_MAX, Row, packed, place, slot_of};
 use crate::unit::{Unit, first_int};
 
-/// The first jobs of some lanes, by `ferroq_jobs_by_place`: so many of each.
-pub(crate) const FIRST: &str = select_rows!(
-    "?",
-    "(SELECT value AS wanted FROM json_each(?)) CROSS JOIN ferroq_jobs ON key IN (SELECT first.key FROM ferroq_jobs AS first \
-     INDEXED BY ferroq_jobs_by_place WHERE first.place=wanted ORDER BY first.rank,first.key LIMIT ?+0)"
+/// The first jobs of some lanes in their order, by `ferroq_jobs_by_place`: so many of each.
+pub(crate) const FIRST: &str = concat!(
+    "SELECT group_concat(head,''),? FROM (SELECT (SELECT group_concat(",
+    packed!("iif(octet_length(payload)<=?,payload,NULL)"),
+    ",'') FROM (SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=wanted.value ORDER BY rank,key LIMIT \
+     ?+0)) AS head FROM json_each(?) AS wanted)"
 );
 /// How many lanes more than jobs are asked for are read of the ring, for those that nothing may start of.
 const HEADS_SPARE: usize = 8;
@@ -42,8 +42,10 @@ impl Unit<'_> {
         claim: &ClaimSpec,
         kinds: &HashMap<i64, &JobKind>,
     ) -> Result<ClaimAnswer, StorageError> {
+        self.resolve_lanes().await?;
+        self.count_active(at).await?;
         self.bring_back(at).await?;
-        let mut looked = Looked::default();
+        let mut looked = Looked::with_capacity(claim.max_items);
         let mut solo_opens_at = None;
         if claim.alone && self.queues[at].solo > 0 {
             solo_opens_at = self.claim_solo_within(at, claim, kinds, &mut looked).await?;
@@ -53,6 +55,7 @@ impl Unit<'_> {
         }
         self.hand_out(at, claim, &mut looked);
         self.post().await?;
+        self.place_heirs().await?;
         self.look_ahead(at, claim, looked, solo_opens_at).await
     }
 
@@ -73,7 +76,7 @@ impl Unit<'_> {
         let mut opens_at = None;
         for (row, lane) in rows.into_iter().zip(lanes) {
             let terms = self.terms(at, &lane);
-            if self.room_for(at, &lane, &terms) == 0 {
+            if self.room_for(at, &lane, &terms, self.room(at).free) == 0 {
                 opens_at = [opens_at, self.opens_at(at, &lane, &terms)].into_iter().flatten().min();
                 continue;
             }
@@ -97,14 +100,15 @@ impl Unit<'_> {
     ) -> Result<(), StorageError> {
         let mut heads = Heads::default();
         let mut looked_at = 0;
+        let mut free = self.room(at).free;
         for _ in 0..claim.max_items.saturating_add(LANES_SET_ASIDE_MAX) {
-            if looked_at == claim.max_items || self.room(at).free == 0 {
+            if looked_at == claim.max_items || free == 0 {
                 return Ok(());
             }
             if heads.lanes.is_empty() {
                 self.hand_out(at, claim, looked);
                 heads = self.heads(at, claim.max_items - looked_at).await?;
-                self.fetch_first(at, claim, claim.max_items - looked_at, &mut heads).await?;
+                self.fetch_first(at, claim, claim.max_items - looked_at, free, &mut heads).await?;
             }
             let Some(number) = heads.lanes.pop_front() else { return Ok(()) };
             let Some(lane) = self.queues[at].lanes.lane(number).map(|lane| lane.key.clone()) else { continue };
@@ -115,39 +119,41 @@ impl Unit<'_> {
                 lanes.lane_mut(number).until = until.unwrap_or_default().as_micros();
                 continue;
             }
-            let mut room = self.room_for(at, &lane, &terms);
+            let room = self.room_for(at, &lane, &terms, free);
             let in_line = self.queues[at].in_line();
-            let credit = self.queues[at].lanes.credit(number, terms.turn_jobs, in_line);
+            let lanes = &mut self.queues[at].lanes;
+            let waiting = usize::try_from(lanes.waiting(number, in_line)).unwrap_or(0);
+            let credit = lanes.credit(number, terms.turn_jobs, in_line);
+            let most = (claim.max_items - looked_at).min(waiting).min(usize::try_from(credit).unwrap_or(usize::MAX));
             let (mut looked_at_here, mut started, mut too_large) = (0, 0, false);
-            while looked_at_here < credit && looked_at < claim.max_items && room > 0 {
-                if self.queues[at].lanes.waiting(number, self.queues[at].in_line()) <= 0 {
-                    break;
-                }
+            while looked_at_here < most && started < room {
                 if heads.jobs.get(&number).is_none_or(VecDeque::is_empty) {
                     self.hand_out(at, claim, looked);
+                    self.resolve_lanes().await?;
                     heads.lanes.push_front(number);
-                    self.fetch_first(at, claim, claim.max_items - looked_at, &mut heads).await?;
+                    let max_items = claim.max_items - looked_at - looked_at_here;
+                    self.fetch_first(at, claim, max_items, free - started, &mut heads).await?;
                     heads.lanes.pop_front();
                 }
                 let Some(row) = heads.jobs.get_mut(&number).and_then(VecDeque::pop_front) else { break };
                 match self.look_at(at, claim, kinds, row, false, looked).await? {
-                    Look::Claimed => {
-                        room -= 1;
-                        started += 1;
-                    }
+                    Look::Claimed => started += 1,
                     Look::Passed => {}
                     Look::TooLarge => {
                         too_large = true;
                         break;
                     }
                 }
-                looked_at += 1;
                 looked_at_here += 1;
-                self.resolve_lanes().await?;
             }
+            // What the visit did to lanes, at once: nothing of it says whether the next job is looked at.
+            self.resolve_lanes().await?;
+            looked_at += looked_at_here;
+            free -= started;
             self.started(at, &lane, &terms, started);
             let queue = &mut self.queues[at];
             let in_line = queue.in_line();
+            let looked_at_here = u32::try_from(looked_at_here).unwrap_or(u32::MAX);
             let is_over = queue.lanes.visited(number, looked_at_here, in_line);
             if too_large {
                 return Ok(());
@@ -168,15 +174,8 @@ impl Unit<'_> {
     /// The next lanes of the ring, enough for so many jobs.
     async fn heads(&mut self, at: usize, jobs: usize) -> Result<Heads, StorageError> {
         self.resolve_lanes().await?;
-        let queue = &self.queues[at];
         let wanted = jobs.saturating_add(HEADS_SPARE);
-        let mut lanes: Vec<(i64, i64)> = Vec::new();
-        if queue.lanes.count(Standing::Ring) > 0 {
-            let [rows] = self.ask([(RING, vec![queue.number.into(), limit(wanted).into()])]).await?;
-            let numbers = self.learn_lanes(at, &rows)?;
-            let turn = |number: i64| self.queues[at].lanes.lane(number).map(|lane| (lane.turn, number));
-            lanes = numbers.into_iter().filter_map(turn).collect();
-        }
+        let mut lanes = self.ring_heads(at, wanted).await?;
         let are_all = lanes.len() < wanted;
         let queue = &self.queues[at];
         if let Some(turn) = queue.lanes.own_turn(queue.in_line())
@@ -195,25 +194,26 @@ impl Unit<'_> {
         at: usize,
         claim: &ClaimSpec,
         max_items: usize,
+        free: u32,
         heads: &mut Heads,
     ) -> Result<(), StorageError> {
         let queue = &self.queues[at];
         let in_line = queue.in_line();
-        let mut wanted: HashMap<i64, i64> = HashMap::new();
+        let mut wanted: Vec<(i64, i64)> = Vec::with_capacity(heads.lanes.len());
         let mut left = limit(max_items);
         let alone = queue.lanes.is_alone(in_line);
-        let mut round: Vec<(i64, i64, i64)> = Vec::new();
+        let mut round: Vec<(usize, i64, i64)> = Vec::new();
         for number in &heads.lanes {
             let Some(lane) = queue.lanes.lane(*number) else { continue };
             let terms = self.terms(at, &lane.key);
-            let free = i64::from(self.room_for(at, &lane.key, &terms));
+            let free = i64::from(self.room_for(at, &lane.key, &terms, free));
             let credit = if alone { u32::MAX } else { queue.lanes.credit_left(*number, terms.turn_jobs) };
             let most = free.min(queue.lanes.waiting(*number, in_line));
             let first = most.min(i64::from(credit)).min(left);
             if first > 0 {
-                wanted.insert(*number, first);
                 left -= first;
-                round.push((*number, most - first, i64::from(terms.turn_jobs)));
+                round.push((wanted.len(), most - first, i64::from(terms.turn_jobs)));
+                wanted.push((*number, first));
             }
             if left == 0 {
                 break;
@@ -221,24 +221,22 @@ impl Unit<'_> {
         }
         // Further rounds, if these are all lanes and there is more to ask for.
         while left > 0 && heads.are_all && !round.is_empty() {
-            round.retain_mut(|(number, more, turn_jobs)| {
+            round.retain_mut(|(nth, more, turn_jobs)| {
                 let next = (*more).min(*turn_jobs).min(left);
                 *more -= next;
                 left -= next;
-                wanted.entry(*number).and_modify(|count| *count += next);
+                wanted[*nth].1 += next;
                 next > 0 && *more > 0
             });
         }
-        let Some(most) = wanted.values().max().copied() else { return Ok(()) };
+        let Some(most) = wanted.iter().map(|(_, most)| *most).max() else { return Ok(()) };
         let inline = limit((claim.max_bytes / claim.max_items.max(1)).clamp(SHORT_BYTES, INLINE_BYTES_MAX));
         let number = queue.number;
-        let places = wanted.keys().map(|lane| place(number, JobState::Waiting, Slot::Lane, *lane));
+        let places = wanted.iter().map(|(lane, _)| place(number, JobState::Waiting, Slot::Lane, *lane));
         let places = numbers_json(places);
-        let [answer] = self.ask([(FIRST, vec![inline.into(), inline.into(), places.into(), most.into()])]).await?;
+        let [answer] = self.ask([(FIRST, vec![inline.into(), inline.into(), most.into(), places.into()])]).await?;
         heads.jobs.clear();
-        let mut rows = read_line(&answer)?;
-        rows.sort_by_key(|row| (row.rank, row.key));
-        for row in rows {
+        for row in read_line(&answer)? {
             heads.jobs.entry(slot_of(row.place).1).or_default().push_back(row);
         }
         Ok(())
@@ -269,7 +267,7 @@ impl Unit<'_> {
         let room = self.room(at);
         let ring = queue.lanes.count(Standing::Ring) > 0 || queue.lanes.own_turn(queue.in_line()).is_some();
         let class_opens_at = parked.iter().filter_map(|room| room.opens_at).min();
-        let to_serve = ring || parked.iter().any(|room| room.free > 0);
+        let to_serve = ring || queue.lanes.reopen_to > 0 || parked.iter().any(|room| room.free > 0);
         let opens_at = room.opens_at.filter(|_| ring);
         let instants = [due, opens_at, held, class_opens_at, solo_opens_at];
         let look_again = instants.into_iter().flatten().min().map(|instant| instant.since(now));
@@ -303,13 +301,13 @@ impl Unit<'_> {
         Some(queue.lanes.room_of_class(&class, limits, queue.now))
     }
 
-    /// How many jobs of a lane may start now, under every limit.
-    fn room_for(&self, at: usize, lane: &LaneKey, terms: &LaneTerms) -> u32 {
+    /// How many jobs of a lane may start now, under every limit, where the queue has so much room.
+    fn room_for(&self, at: usize, lane: &LaneKey, terms: &LaneTerms, free: u32) -> u32 {
         if terms.paused {
             return 0;
         }
         let of_class = self.room_of_class(at, lane).map_or(u32::MAX, |room| room.free);
-        self.room(at).free.min(of_class).min(self.room_of_lane(at, lane, terms).free)
+        free.min(of_class).min(self.room_of_lane(at, lane, terms).free)
     }
 
     /// When a job of a lane that a rate holds back may start, as far as can be told.

@@ -37,7 +37,7 @@ impl Pending {
         let next = |i: usize| (NEXT_RANK, vec![queue.place(TIMED[i]).into()]);
         let lapsed = (LAPSED, vec![queue.number.into(), queue.now.as_micros().into()]);
         let over = match queue.lanes.has_starts {
-            true => (crate::aside::OVER, vec![queue.number.into(), queue.now.as_micros().into()]),
+            true => (crate::lane_rows::OVER, vec![queue.number.into(), queue.now.as_micros().into()]),
             false => (NOTHING, vec![]),
         };
         [next(0), next(1), next(2), next(3), next(4), lapsed, over]

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::rate::{Rate, RateState, StateError};
 use super::batch::BatchGate;
-use super::rate::{Rate, RateState};
 use crate::clock::Timestamp;
 use crate::job::{LaneClass, LaneKey};
 
@@ -47,6 +47,18 @@ pub struct Room {
     pub opens_at: Option<Timestamp>,
 }
 
+/// What a limit is on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limited {
+    /// The queue.
+    Queue,
+    /// All lanes of a class together.
+    Class(LaneClass),
+    /// One lane.
+    Lane(LaneKey),
+}
+
 /// What is remembered of the starts of a queue, a class or a lane, and for how long.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Starts {
@@ -78,6 +90,25 @@ impl Starts {
     /// When nothing of it counts any more.
     pub fn until(&self) -> Timestamp {
         self.until
+    }
+
+    /// How many are remembered, those among them that no longer count, and when the last of them was.
+    pub fn count(&self) -> (u32, Option<Timestamp>) {
+        (self.state.count(), self.state.last())
+    }
+
+    /// As scripts keep them: until when (8 bytes, microseconds, big-endian), and the state.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [&self.until.as_micros().to_be_bytes()[..], &self.state.to_bytes()].concat()
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
+    ///
+    /// # Errors
+    /// [`StateError`] for a length that none have.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
+        let (until, state) = bytes.split_first_chunk().ok_or_else(|| StateError::of(bytes))?;
+        Ok(Starts { state: RateState::from_bytes(state)?, until: Timestamp::from_micros(i64::from_be_bytes(*until)) })
     }
 
     /// The clock stepped back from `before` to `now`: starts that were later than that count as of now. What was forgotten

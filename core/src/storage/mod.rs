@@ -54,7 +54,7 @@ pub use jobs::{
 pub use limits::{AcquireAnswer, AcquireRequest, Limits};
 pub use session::{CallId, REPEAT_MAX, Session};
 pub use signals::{JobWatch, SignalHub, SignalReceiver, Signals};
-pub use transfer::{DedupEntry, DumpPage, RestoreAnswer, Transfer};
+pub use transfer::{DedupEntry, DumpPage, PolicyEntry, RestoreAnswer, StartsEntry, Transfer};
 
 use crate::job::QueueName;
 

@@ -548,7 +548,7 @@ async fn a_dump_keeps_counts_and_pending_jobs(t: &mut Scene) {
     let dump = t.dump().await;
     let hold = dump.dedup.iter().find(|entry| entry.key.as_str() == "k").expect("a hold").holder;
     assert_eq!((hold.id, hold.pending), (claim.lease.id, Some(pending)));
-    let page = DumpPage { config: Some(dump.config.clone()), dedup: dump.dedup.clone(), jobs: dump.jobs.clone(), next: None };
+    let page = DumpPage { config: Some(dump.config.clone()), dedup: dump.dedup.clone(), jobs: dump.jobs.clone(), ..DumpPage::default() };
     for _ in 0..2 {
         if let ObliterateAnswer::Done = t.storage().obliterate(&t.queue, true, 100).await.expect("obliterate") {
             break;

@@ -64,10 +64,6 @@ fn refused(remaining: u32, retry_after: Duration) -> AcquireAnswer {
     AcquireAnswer { granted: false, remaining, retry_after: Some(retry_after) }
 }
 
-fn set_clock(t: &Scene, to: &str) {
-    t.fixture.clock.set(humantime::parse_rfc3339(to).expect("a time").into());
-}
-
 async fn a_limiter_gives_up_to_its_limit_and_says_what_remains(t: &mut Scene) {
     let rate = Rate::per_minute(3);
     assert_eq!(acquire(t, &rate, 1).await, granted(2));

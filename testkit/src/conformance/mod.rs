@@ -4,6 +4,7 @@
 
 #[macro_use]
 mod topic;
+mod lane_words;
 mod prelude;
 
 use std::any::Any;
@@ -47,6 +48,14 @@ topics! {
     time, __conformance_time;
     repeat, __conformance_repeat;
     limits, __conformance_limits;
+    lanes, __conformance_lanes;
+    lane_policies, __conformance_lane_policies;
+    lanes_aside, __conformance_lanes_aside;
+    start_slots, __conformance_start_slots;
+    slots_freed, __conformance_slots_freed;
+    start_rates, __conformance_start_rates;
+    starts_remembered, __conformance_starts_remembered;
+    start_rates_changed, __conformance_start_rates_changed;
     values, __conformance_values;
     handles, __conformance_handles;
 }

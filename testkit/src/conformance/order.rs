@@ -1,7 +1,5 @@
 //! In which order jobs are served: by priority, then by seq, whatever happened to them meanwhile.
 
-use ferroq_core::job::LaneKey;
-
 use super::prelude::*;
 
 topic! {
@@ -73,11 +71,7 @@ async fn a_promoted_job_takes_the_place_of_its_seq(t: &mut Scene) {
 }
 
 async fn lanes_without_policies_take_turns_all_the_same(t: &mut Scene) {
-    let in_lane = |name: &str| {
-        let mut spec = t.spec();
-        spec.lane = LaneKey::new(name).expect("a good lane");
-        spec
-    };
+    let in_lane = |name: &str| t.spec().lane(name);
     let put = t.put([in_lane("a/1"), t.spec(), in_lane("b"), in_lane("a/1").priority(1), in_lane("a/2")]).await;
     assert_eq!(ids(&t.claim(10).await), [put[3], put[0], put[1], put[2], put[4]]);
 }

@@ -25,3 +25,8 @@ pub(super) fn ids(claims: &[Claim]) -> Vec<JobId> {
 pub(super) fn settlement(lease: Lease, outcome: Outcome) -> Settlement {
     Settlement { lease, outcome, follow_ups: Vec::new() }
 }
+
+/// Sets the clock to a time such as `2026-03-08T05:00:00Z`.
+pub(super) fn set_clock(t: &Scene, to: &str) {
+    t.fixture.clock.set(humantime::parse_rfc3339(to).expect("a time").into());
+}

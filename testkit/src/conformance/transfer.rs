@@ -1,6 +1,9 @@
 //! Moving a queue between stores: everything goes along, and order and fencing survive.
 
-use ferroq_core::job::JobRecord;
+use ferroq_core::job::{JobRecord, LaneKey};
+use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy, Say, StartLimits};
+use ferroq_core::policy::rate::Rate;
+use ferroq_core::storage::PolicyEntry;
 
 use super::prelude::*;
 
@@ -19,6 +22,13 @@ topic! {
     settings_and_keys_come_on_the_first_page_only,
     a_pause_goes_along,
     records_go_along_to_the_letter,
+    policies_of_lanes_go_along,
+    active_jobs_count_for_the_limits_of_their_lanes,
+    starts_before_the_move_count_after_it,
+    starts_from_a_later_clock_count_as_of_now,
+    restored_settings_let_set_aside_lanes_take_their_turns,
+    every_lane_is_served_after_the_move,
+    a_policy_that_lets_nothing_start_refuses_the_page,
 }
 
 async fn restore(to: &Scene, page: DumpPage) -> RestoreAnswer {
@@ -203,4 +213,123 @@ async fn records_go_along_to_the_letter(t: &mut Scene) {
     restore(&to, DumpPage { jobs: vec![record.clone()], ..DumpPage::default() }).await;
     assert_eq!(to.record(blocked).await, record);
     assert_eq!(to.counts().await.blocked, 1);
+}
+
+fn lane(name: &str) -> LaneKey {
+    if name.is_empty() { LaneKey::DEFAULT } else { LaneKey::new(name).expect("a good lane") }
+}
+
+fn in_lane(t: &Scene, name: &str) -> JobSpec {
+    JobSpec { lane: lane(name), ..t.spec() }
+}
+
+async fn set_lane(t: &Scene, name: &str, policy: LanePolicy) {
+    t.storage().configure_lane(&t.queue, &lane(name), Some(policy)).await.expect("configure_lane");
+}
+
+fn paused() -> LanePolicy {
+    LanePolicy { paused: true, ..LanePolicy::default() }
+}
+
+fn one_at_a_time() -> LanePolicy {
+    LanePolicy { concurrency: Say::Limit(1), ..LanePolicy::default() }
+}
+
+async fn policies_of_lanes_go_along(t: &mut Scene) {
+    t.put([in_lane(t, "x/held"), in_lane(t, ""), in_lane(t, "free")]).await;
+    set_lane(t, "x/held", paused()).await;
+    set_lane(t, "", LanePolicy { weight: Some(3), ..paused() }).await;
+    set_lane(t, "nobody", one_at_a_time()).await;
+    let to = moved(t, 1).await;
+    assert_eq!(to.dump().await, t.dump().await);
+    let policies = to.storage().lane_policies(&to.queue, None, 10).await.expect("lane_policies");
+    assert_eq!(policies.len(), 3);
+    let claims = to.claim(10).await;
+    assert_eq!(claims.iter().map(|claim| claim.spec.lane.name()).collect::<Vec<_>>(), [Some("free")]);
+}
+
+async fn active_jobs_count_for_the_limits_of_their_lanes(t: &mut Scene) {
+    t.configure(|config| {
+        config.lanes.every = one_at_a_time();
+        let total = StartLimits { concurrency: Some(2), rate: None };
+        config.lanes.classes.insert("x".parse().expect("a class"), ClassPolicy { total, ..ClassPolicy::default() });
+    })
+    .await;
+    let lanes = ["x/1", "x/2", "x/3", ""];
+    t.put(lanes.iter().chain(&lanes).map(|name| in_lane(t, name))).await;
+    let claims = t.claim(10).await;
+    assert_eq!(claims.len(), 3, "two of the class, and one of the default lane");
+    for page in [1, 100] {
+        let to = moved(t, page).await;
+        assert_eq!(to.claim(10).await, [], "in pages of {page}");
+        let of_class = claims.iter().find(|claim| claim.spec.lane == lane("x/1")).expect("the lane's job");
+        to.settle(of_class.lease, completed()).await;
+        assert_eq!(to.claim(10).await.len(), 1, "its slot, and no other, is free");
+    }
+}
+
+async fn starts_before_the_move_count_after_it(t: &mut Scene) {
+    t.configure(|config| {
+        config.limits.rate = Some(Rate::sliding(5, HOUR));
+        config.lanes.every.rate = Say::Limit(Rate::sliding(2, MINUTE));
+        let total = StartLimits { concurrency: None, rate: Some(Rate::sliding(3, 2 * MINUTE)) };
+        config.lanes.classes.insert("x".parse().expect("a class"), ClassPolicy { total, ..ClassPolicy::default() });
+    })
+    .await;
+    t.put(["x/1", "x/1", "x/1", "x/2", "x/2", ""].map(|name| in_lane(t, name))).await;
+    assert_eq!(t.claim(10).await.len(), 4, "two of a lane, three of the class, and one of the default lane");
+    let to = moved(t, 2).await;
+    assert_eq!(to.dump().await.starts, t.dump().await.starts);
+    let now = to.claim_as(to.asking(10)).await;
+    assert_eq!((now.claims.len(), now.look_again), (0, Some(MINUTE)));
+    to.advance(2 * MINUTE);
+    assert_eq!(to.claim(10).await.len(), 1, "the queue's rate lets one more start");
+    to.advance(HOUR - 2 * MINUTE);
+    assert_eq!(to.claim(10).await.len(), 1, "the last one");
+    let page = t.storage().dump(&t.queue, None, 1000).await.expect("dump");
+    let before = to.dump().await.starts;
+    restore(&to, DumpPage { jobs: Vec::new(), ..page }).await;
+    assert_eq!(to.dump().await.starts, before, "what is remembered is not put back");
+}
+
+async fn starts_from_a_later_clock_count_as_of_now(t: &mut Scene) {
+    t.configure(|config| config.limits.rate = Some(Rate::sliding(1, MINUTE))).await;
+    t.put_many(2).await;
+    t.claim_one().await;
+    let page = t.storage().dump(&t.queue, None, 1000).await.expect("dump");
+    let to = t.another_store().await;
+    to.fixture.clock.set(t.clock().before(DAY));
+    restore(&to, page).await;
+    assert_eq!(to.claim_as(to.asking(1)).await.look_again, Some(MINUTE));
+    to.advance(MINUTE);
+    assert_eq!(to.claim(1).await.len(), 1);
+}
+
+async fn restored_settings_let_set_aside_lanes_take_their_turns(t: &mut Scene) {
+    let page = {
+        t.configure(|config| config.lanes.quantum = 5).await;
+        t.storage().dump(&t.queue, None, 1).await.expect("dump")
+    };
+    let to = t.another_store().await;
+    to.put([in_lane(&to, "a"), in_lane(&to, "b")]).await;
+    to.configure(|config| config.lanes.every.paused = true).await;
+    assert_eq!(to.claim(10).await, []);
+    restore(&to, page).await;
+    assert_eq!(to.claim(10).await.len(), 2);
+}
+
+async fn every_lane_is_served_after_the_move(t: &mut Scene) {
+    t.put(["", "a", "b/1", "", "b/2"].map(|name| in_lane(t, name))).await;
+    for page in [1, 2, 100] {
+        let to = moved(t, page).await;
+        assert_eq!(to.claim(10).await.len(), 5, "in pages of {page}");
+    }
+}
+
+async fn a_policy_that_lets_nothing_start_refuses_the_page(t: &mut Scene) {
+    let policy = LanePolicy { concurrency: Say::Limit(0), ..LanePolicy::default() };
+    let page = DumpPage { policies: vec![PolicyEntry { lane: lane("a"), policy }], ..DumpPage::default() };
+    let error = t.storage().restore(&t.queue, page).await.expect_err("nothing could start");
+    assert_eq!((error.code(), error.effect()), (ErrorCode::Invalid, Effect::None));
+    assert_eq!(t.storage().queues().await.expect("queues"), []);
 }

@@ -11,8 +11,8 @@ use ferroq_core::job::{ErrorKind, JobId, JobKind, JobRecord, JobSpec, JobState, 
 use ferroq_core::storage::{
     Act, ActAnswer, ActReport, ActRequest, CallId, Capabilities, Claim, ClaimAnswer, ClaimSpec, DedupEntry,
     EnqueueAnswer, EnqueueRequest, ExchangeAnswer, ExchangeRequest, JobFilter, Lease, ListRequest, Note, NoteAnswer,
-    Outcome, QueueConfig, QueueCounts, RenewAnswer, RenewRequest, RunError, Selection, SettleAnswer, Settlement,
-    Storage, StorageExt, SweepAnswer, SweepRequest,
+    Outcome, PolicyEntry, QueueConfig, QueueCounts, RenewAnswer, RenewRequest, RunError, Selection, SettleAnswer,
+    Settlement, StartsEntry, Storage, StorageExt, SweepAnswer, SweepRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -68,6 +68,10 @@ pub struct QueueDump {
     pub config: QueueConfig,
     /// The held keys, in the order of keys.
     pub dedup: Vec<DedupEntry>,
+    /// The lanes' own policies, in the order of lanes.
+    pub policies: Vec<PolicyEntry>,
+    /// The starts that are remembered, in the order of what they are of.
+    pub starts: Vec<StartsEntry>,
     /// The jobs, in the order of a list.
     pub jobs: Vec<JobRecord>,
 }
@@ -82,6 +86,8 @@ pub async fn dump_queue(storage: &dyn Storage, queue: &QueueName, page: usize) -
         if round == 0 {
             dump.config = part.config.unwrap_or_default();
             dump.dedup = part.dedup;
+            dump.policies = part.policies;
+            dump.starts = part.starts;
         }
         dump.jobs.extend(part.jobs);
         after = part.next;

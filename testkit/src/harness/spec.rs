@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ferroq_core::clock::Timestamp;
-use ferroq_core::job::{DedupKey, JobKind, JobOptions, JobSpec, Payload, Priority, QueueName, Start, Tag};
+use ferroq_core::job::{DedupKey, JobKind, JobOptions, JobSpec, LaneKey, Payload, Priority, QueueName, Start, Tag};
 use ferroq_core::policy::dedup::{Dedup, DedupMode};
 
 /// The kind of job that a [`spec`] is of and that a [`Scene`](super::Scene) claims, unless told otherwise.
@@ -25,6 +25,8 @@ pub fn kind(name: &str) -> JobKind {
 pub trait SpecExt: Sized {
     /// Of this kind.
     fn of_kind(self, name: &str) -> Self;
+    /// In this lane.
+    fn lane(self, name: &str) -> Self;
     /// With this priority.
     fn priority(self, priority: u8) -> Self;
     /// First, not last, among the jobs of its priority.
@@ -52,6 +54,11 @@ pub trait SpecExt: Sized {
 impl SpecExt for JobSpec {
     fn of_kind(mut self, name: &str) -> Self {
         self.kind = kind(name);
+        self
+    }
+
+    fn lane(mut self, name: &str) -> Self {
+        self.lane = LaneKey::new(name).expect("a lane that follows the rule for names");
         self
     }
 

@@ -3,11 +3,12 @@
 
 use ferroq_core::Timestamp;
 use ferroq_core::job::{JobId, JobRecord, JobState, LaneClass, LaneKey, Slot};
-use ferroq_core::policy::lanes::{LanePolicy, Say, StartLimits};
+use ferroq_core::policy::lanes::{LanePolicy, Limited, Say, StartLimits};
 use ferroq_core::policy::rate::{Per, Rate};
 
 use super::batches::Gate;
 use super::queue::QueueModel;
+use super::snapshot::Remembered;
 
 /// How many lanes one claim sets aside beyond the jobs that it looks at, and brings back of each sort.
 const SET_ASIDE: usize = 100;
@@ -220,6 +221,27 @@ impl QueueModel {
                 own.filter(|at| *at >= window.start).map(|_| window.end).collect()
             }
         }
+    }
+
+    /// The starts that are not all forgotten at the present storage time.
+    pub(super) fn remembered(&self) -> Vec<Remembered> {
+        let counting = self.lanes.until.iter().filter(|(_, until)| *until > self.now);
+        let mut all: Vec<Remembered> = counting
+            .filter_map(|(whose, until)| {
+                let own = self.lanes.starts.iter().filter(|(of, _)| of == whose);
+                let own: Vec<Timestamp> = own.map(|(_, at)| *at).collect();
+                let of = match whose {
+                    Whose::Queue => Limited::Queue,
+                    Whose::Class(class) => Limited::Class(class.clone()),
+                    Whose::Lane(lane) => Limited::Lane(lane.clone()),
+                };
+                // Where the clock stepped back after all were forgotten, there are none.
+                let last = own.iter().max().copied()?;
+                Some((of, *until, own.len() as u32, Some(last)))
+            })
+            .collect();
+        all.sort();
+        all
     }
 
     /// The lanes' own policies.
@@ -457,7 +479,7 @@ impl QueueModel {
                 _ => {}
             }
         }
-        ((ring || parked_may) && queue.free > 0, instants.into_iter().min())
+        ((ring || parked_may || self.lanes.reopen_to > 0) && queue.free > 0, instants.into_iter().min())
     }
 }
 

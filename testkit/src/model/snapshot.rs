@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use ferroq_core::Timestamp;
 use ferroq_core::event::{EventCursor, EventKind};
 use ferroq_core::job::{JobId, JobRecord, JobState, QueueName};
+use ferroq_core::policy::lanes::Limited;
 use ferroq_core::storage::{
-    DedupEntry, JobFilter, ListCursor, ListRequest, QueueConfig, QueueCounts, Storage, StorageError,
+    DedupEntry, JobFilter, ListCursor, ListRequest, PolicyEntry, QueueConfig, QueueCounts, StartsEntry, Storage,
+    StorageError,
 };
 
 use super::QueueModel;
@@ -29,6 +31,10 @@ pub struct QueueSnapshot {
     pub jobs: Vec<JobRecord>,
     /// The dump's dedup keys.
     pub dedup: Vec<DedupEntry>,
+    /// The dump's policies of lanes.
+    pub policies: Vec<PolicyEntry>,
+    /// The dump's starts.
+    pub starts: Vec<StartsEntry>,
     /// The settings.
     pub config: QueueConfig,
     /// What the counts say.
@@ -83,6 +89,9 @@ impl QueueSnapshot {
         let (a, b) = (held(&self.dedup, self.now), held(&other.dedup, other.now));
         wrong.extend(debug_differences("the held dedup keys", &a, &b));
         wrong.extend(debug_differences("the settings", &self.config, &other.config));
+        wrong.extend(debug_differences("the lanes' policies", &self.policies, &other.policies));
+        let (a, b) = (remembered(&self.starts, self.now), remembered(&other.starts, other.now));
+        wrong.extend(debug_differences("the starts", &a, &b));
         wrong.extend(debug_differences("the events", &self.events, &other.events));
         wrong
     }
@@ -113,6 +122,8 @@ impl QueueSnapshot {
         Ok(QueueSnapshot {
             jobs,
             dedup: first.dedup,
+            policies: first.policies,
+            starts: first.starts,
             config: first.config.unwrap_or_default(),
             counts: storage.counts(name).await?,
             lists,
@@ -161,9 +172,26 @@ impl QueueModel {
         let (a, b) = (held(&self.dedup, self.now), held(&seen.dedup, self.now));
         wrong.extend(debug_differences("the held dedup keys", &a, &b));
         wrong.extend(debug_differences("the settings", &self.config, &seen.config));
+        let policies: Vec<_> = seen.policies.iter().map(|entry| (entry.lane.clone(), entry.policy.clone())).collect();
+        wrong.extend(debug_differences("the lanes' policies", &self.lane_policies(), &policies));
+        wrong.extend(debug_differences("the starts", &self.remembered(), &remembered(&seen.starts, self.now)));
         wrong.extend(debug_differences("the events", &self.events, &seen.events));
         wrong
     }
+}
+
+/// What a limit remembers: of what, until when, how many starts, and when the last one was.
+pub(super) type Remembered = (Limited, Timestamp, u32, Option<Timestamp>);
+
+/// The starts that are not all forgotten.
+fn remembered(entries: &[StartsEntry], now: Timestamp) -> Vec<Remembered> {
+    let counting = entries.iter().filter(|entry| !entry.starts.is_over(now));
+    counting
+        .map(|entry| {
+            let (count, last) = entry.starts.count();
+            (entry.of.clone(), entry.starts.until(), count, last)
+        })
+        .collect()
 }
 
 /// The entries whose hold has not run out, by key.

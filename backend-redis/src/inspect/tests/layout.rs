@@ -1,12 +1,15 @@
 //! `docs/redis-layout.md` says what the code does: the keys that it names are those that there are, its commands run and tell
 //! the truth, and the bounds of the scripts are those of their headers. `FERROQ_BLESS=1` writes the bounds anew.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ferroq_core::job::{DedupKey, ErrorKind, WorkerId};
+use ferroq_core::job::{DedupKey, ErrorKind, LaneKey, WorkerId};
 use ferroq_core::policy::dedup::{Dedup, DedupMode};
-use ferroq_core::storage::{ClaimSpec, Outcome, RunError, Settlement, StorageExt};
+use ferroq_core::policy::lanes::{LanePolicy, Say};
+use ferroq_core::policy::rate::Rate;
+use ferroq_core::storage::{ClaimSpec, Control, EnqueueRequest, Jobs, Outcome, RunError, Settlement, StorageExt};
 
 use super::*;
 use crate::script;
@@ -52,8 +55,9 @@ fn the_page_names_every_key_and_no_other() {
     let sessions = [keys.answers(Some(uuid::Uuid::nil())), keys.answers(None), keys.answers_to(&queue())];
     let mut parts: Vec<String> =
         keys.names().iter().chain(&sessions).map(|key| key.split("}:").nth(1).unwrap_or_default().to_owned()).collect();
-    parts[20] = "answers:<session>".to_owned();
-    parts[22] = "answers:from:<queue>".to_owned();
+    let count = parts.len();
+    parts[count - 3] = "answers:<session>".to_owned();
+    parts[count - 1] = "answers:from:<queue>".to_owned();
     let page = page();
     let table = page.split("| key | type |").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("the table");
     let named: Vec<&str> = table.lines().filter_map(|row| row.strip_prefix("| `")?.split('`').next()).collect();
@@ -105,16 +109,31 @@ async fn the_pages_commands_run_and_tell_the_truth() {
         worker: WorkerId::new("the worker").expect("a good name"),
         alone: false,
     };
-    let lease = store.claim(None, &queue(), claim).await.expect("claim").claims[0].lease;
+    let lease = store.claim(None, &queue(), claim.clone()).await.expect("claim").claims[0].lease;
     let outcome = Outcome::Abort { error: RunError::new(ErrorKind::Panic, "out of paper") };
     let settlement = Settlement { lease, outcome, follow_ups: Vec::new() };
+    let laned = QueueName::new("laned").expect("a good name");
     store.settle(None, &queue(), vec![settlement]).await.expect("settle");
     let waiting = put(&store, [job(), JobSpec { lifo: true, ..job() }]).await;
     let delayed = put(&store, [at(never_yet())]).await;
+    let ada = LaneKey::new("twitter/ada").expect("a good lane");
+    let rate = Say::Limit(Rate::sliding(1, Duration::from_secs(60)));
+    let policy = LanePolicy { rate, concurrency: Say::Limit(2), ..LanePolicy::default() };
+    store.configure_lane(&laned, &ada, Some(policy.clone())).await.expect("configure_lane");
+    let in_lane = || JobSpec { queue: laned.clone(), lane: ada.clone(), ..job() };
+    let jobs = vec![in_lane().into(), in_lane().into()];
+    store.enqueue(EnqueueRequest { call: None, queue: laned.clone(), jobs }).await.expect("enqueue");
+    store.claim(None, &laned, ClaimSpec { max_items: 2, ..claim }).await.expect("claim");
 
     let mut answers = Vec::new();
     for words in commands(&page()) {
+        let is_about_lanes = words.iter().any(|word| word.ends_with(":lanes"));
         let words = words.iter().map(|word| {
+            let of_lanes = [":lanes", ":ring", ":aside", ":usage", ":policies"].iter().any(|key| word.ends_with(key));
+            // The lines that the page shows are of a queue without lanes.
+            let of_lanes = of_lanes || is_about_lanes && word.ends_with(":waiting");
+            let emails = format!("{{{}:laned}}", store.options.namespace);
+            let word = if of_lanes { word.replace("{ferroq:emails}", &emails) } else { word.clone() };
             let word = word.replace("{ferroq:emails}", &format!("{{{}:q}}", store.options.namespace));
             let word = word.replace("{ferroq}", &format!("{{{}}}", store.options.namespace));
             word.replace("01a1fbc3-9350-763d-8ab1-c757db8c51cd", &failed.to_string())
@@ -133,7 +152,15 @@ async fn the_pages_commands_run_and_tell_the_truth() {
     };
     let hex = |id: JobId| id.to_string().replace('-', "");
     assert_eq!(answer_to("layout"), "1");
-    assert_eq!(answer_to("SMEMBERS"), "q");
+    assert_eq!(answer_to("SMEMBERS").lines().collect::<BTreeSet<_>>(), BTreeSet::from(["laned", "q"]));
+    let stands = answer_to(":lanes");
+    assert!(stands.starts_with("number 1 standing 1 left of its turn"), "{stands}");
+    assert!(stands.ends_with(" jobs 1"), "{stands}");
+    assert_eq!((answer_to(":ring"), answer_to(":aside")), ("", "1"));
+    let starts = answer_to("no starts");
+    assert!(starts.starts_with("until ") && starts.ends_with(": 1") && starts.lines().count() == 2, "{starts}");
+    assert_eq!(answer_to("atwitter/ada"), "1");
+    assert_eq!(serde_json::from_str::<LanePolicy>(answer_to(":policies")).expect("a policy"), policy);
     assert_eq!(answer_to("for i, member"), format!("{} seq -3\n{} seq 2", hex(waiting[1]), hex(waiting[0])));
     assert!(answer_to(":delayed").ends_with(&never_yet().to_string()), "{}", answer_to(":delayed"));
     assert_eq!(answer_to(":dedup"), format!("{} until 0", hex(failed)));

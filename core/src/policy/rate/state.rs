@@ -28,6 +28,13 @@ pub struct RateState {
 #[error("{0} bytes are no state of a limiter, which is groups of {GROUP_BYTES} bytes each")]
 pub struct StateError(usize);
 
+impl StateError {
+    /// Of these bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        StateError(bytes.len())
+    }
+}
+
 impl RateState {
     /// A limiter's own time for a call: a limiter without a queue takes its last start for the time last stored, and
     /// reads the clock by the rule of [`advance`]. A clock that stepped back [anchors](Self::anchor) the state, which is
@@ -115,6 +122,11 @@ impl RateState {
     /// Whether there is nothing to remember at `now`, so that the state may be dropped.
     pub fn is_idle(&self, bound: &Bound, now: Timestamp) -> bool {
         self.used(bound, now) == 0
+    }
+
+    /// How many starts are remembered, those among them that no longer count.
+    pub fn count(&self) -> u32 {
+        self.groups.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
     /// The time of the last start that is remembered.

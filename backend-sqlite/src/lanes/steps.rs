@@ -1,0 +1,191 @@
+//! What jobs do to lanes. It is noted in its order while jobs move, and done once the rows of the lanes are there.
+
+use ferroq_core::job::LaneKey;
+
+use super::{Lanes, OWN, Standing};
+
+/// What a job did to lanes.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// A job came to the line of a lane.
+    Stand(LaneKey),
+    /// The job with this key left the line of the lane with this number.
+    Leave(i64, i64),
+    /// A job of a lane became Active.
+    Start(LaneKey),
+    /// It no longer is.
+    Stop(LaneKey),
+    /// It no longer is because its run is over.
+    Release(LaneKey),
+}
+
+impl Lanes {
+    /// A job came to the line of a lane; so many are in line with it.
+    pub(crate) fn stand(&mut self, lane: LaneKey, job: i64, in_line: i64) {
+        if lane.is_default() && self.is_trivial() {
+            if in_line == 1 {
+                // A turn like the last one is as good as the next while nobody else has one, unless old turns are to end.
+                self.turns += i64::from(self.reopen_to > 0);
+                self.changed |= self.own.turn != self.turns;
+                self.own.turn = self.turns;
+            }
+            return;
+        }
+        // A job that only moves in its line does not leave its lane in between.
+        if matches!(self.steps.last(), Some(Step::Leave(_, left)) if *left == job) {
+            self.steps.pop();
+            return;
+        }
+        self.steps.push(Step::Stand(lane));
+    }
+
+    /// A job left the line of a lane.
+    pub(crate) fn leave(&mut self, number: i64, job: i64) {
+        if number != OWN || !self.is_trivial() {
+            self.steps.push(Step::Leave(number, job));
+        }
+    }
+
+    /// A job of a lane became Active.
+    pub(crate) fn start(&mut self, lane: &LaneKey) {
+        if self.counting && !lane.is_default() {
+            self.steps.push(Step::Start(lane.clone()));
+        }
+    }
+
+    /// A job of a lane is Active no longer; which lane, if that can be read.
+    pub(crate) fn stop(&mut self, lane: Option<&LaneKey>) {
+        match lane {
+            _ if !self.counting => {}
+            None => self.distrust(),
+            Some(lane) if lane.is_default() => {}
+            Some(lane) => self.steps.push(Step::Stop(lane.clone())),
+        }
+    }
+
+    /// A run of a job of this lane is over. Where no lane is closed, that brings none back.
+    pub(crate) fn release(&mut self, lane: LaneKey) {
+        let closed = if lane.is_default() {
+            self.own.standing == Standing::Closed || !self.steps.is_empty()
+        } else {
+            self.count(Standing::Closed) > 0
+        };
+        if closed {
+            self.steps.push(Step::Release(lane));
+        }
+    }
+
+    /// The lanes whose rows must be there before what was noted can be done: by name, and by number.
+    pub(crate) fn wanted(&self) -> (Vec<&LaneKey>, Vec<i64>) {
+        let (mut names, mut numbers) = (Vec::new(), Vec::new());
+        for step in &self.steps {
+            match step {
+                Step::Stand(lane) | Step::Start(lane) | Step::Stop(lane) | Step::Release(lane) => {
+                    if !lane.is_default() && !self.numbers.contains_key(lane) {
+                        names.push(lane);
+                    }
+                }
+                Step::Leave(number, _) => {
+                    if *number != OWN && !self.lanes.contains_key(number) {
+                        numbers.push(*number);
+                    }
+                }
+            }
+        }
+        (names, numbers)
+    }
+
+    pub(crate) fn has_steps(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
+    /// A queue that was removed has nothing to do.
+    pub(crate) fn forget_steps(&mut self) {
+        self.steps.clear();
+    }
+
+    /// Does what was noted, now that all rows are there; `in_line` jobs are in line after it.
+    pub(crate) fn apply(&mut self, in_line: i64) {
+        if self.steps.is_empty() {
+            return;
+        }
+        let mut steps = std::mem::take(&mut self.steps);
+        self.changed = true;
+        // What is in the default lane's line is what the others leave of all.
+        let (mut own, mut named) = (0, 0);
+        for step in &steps {
+            match step {
+                Step::Stand(lane) if lane.is_default() => own += 1,
+                Step::Stand(_) => named += 1,
+                Step::Leave(OWN, _) => own -= 1,
+                Step::Leave(..) => named -= 1,
+                Step::Start(_) | Step::Stop(_) | Step::Release(_) => {}
+            }
+        }
+        let mut own = in_line - self.named_waiting - named - own;
+        for step in steps.drain(..) {
+            match step {
+                Step::Stand(lane) if lane.is_default() => {
+                    own += 1;
+                    if own == 1 {
+                        self.join(OWN, self.named());
+                    }
+                }
+                Step::Stand(lane) => {
+                    let number = self.number(&lane);
+                    self.named_waiting += 1;
+                    let lane = self.lane_mut(number);
+                    lane.waiting += 1;
+                    if lane.waiting == 1 {
+                        self.join(number, self.named() + i64::from(own > 0));
+                    }
+                }
+                Step::Leave(OWN, _) => {
+                    own -= 1;
+                    if own == 0 {
+                        self.own.standing = Standing::Ring;
+                    }
+                }
+                Step::Leave(number, _) => {
+                    self.named_waiting -= 1;
+                    let lane = self.lane_mut(number);
+                    lane.waiting -= 1;
+                    if lane.waiting <= 0 {
+                        self.set_standing(number, Standing::Out);
+                    }
+                }
+                Step::Start(lane) => self.count_active(&lane, 1),
+                Step::Stop(lane) => self.count_active(&lane, -1),
+                Step::Release(lane) => {
+                    if let Some(number) = self.known_number(&lane)
+                        && self.lane(number).is_some_and(|lane| lane.standing == Standing::Closed)
+                    {
+                        self.rejoin(number);
+                    }
+                }
+            }
+        }
+        // Its room is for the next ones.
+        self.steps = steps;
+    }
+
+    fn count_active(&mut self, key: &LaneKey, by: i64) {
+        if !self.counting {
+            return;
+        }
+        let number = self.number(key);
+        let lane = self.lane_mut(number);
+        if lane.active + by < 0 {
+            // A job whose lane was misread when it started or now.
+            self.distrust();
+            return;
+        }
+        lane.active += by;
+        self.named_active += by;
+        if let Some(class) = key.class()
+            && let Some(active) = self.active_of_class.get_mut(&class)
+        {
+            *active += by;
+        }
+    }
+}
