@@ -145,6 +145,7 @@ impl Turn<'_> {
                 record.batch = Some(number);
                 record.runs = record.runs.saturating_add(1);
                 record.started_at = Some(now);
+                record.epoch = epoch;
                 record.worker = worker;
             });
         }

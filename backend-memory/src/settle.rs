@@ -21,7 +21,7 @@ impl Turn<'_> {
         if let Some(spent) = spent {
             record.epoch = lease.epoch;
             bear(record, spent.borne(Spent::of(record), &record.spec.options));
-        } else if record.epoch != lease.epoch {
+        } else if record.epoch != lease.epoch || record.batch.is_some() && record.state == JobState::Blocked {
             return SettleAnswer::LeaseLost;
         } else if record.state != JobState::Active {
             return SettleAnswer::AlreadyDone;

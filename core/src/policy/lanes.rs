@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::rate::{Rate, RateState, StateError};
 use super::batch::BatchGate;
+use super::rate::{Rate, RateState, StateError};
 use crate::clock::Timestamp;
 use crate::job::{LaneClass, LaneKey};
 

@@ -37,7 +37,13 @@ async fn policies(t: &Scene) -> Vec<(LaneKey, LanePolicy)> {
 /// Rules that say something of everything.
 fn full_rules() -> LaneRules {
     let new_york = Rate::per_day(25).in_zone("America/New_York").expect("a zone");
-    let each = LanePolicy { weight: Some(3), concurrency: Say::Limit(2), rate: Say::Limit(new_york), paused: false };
+    let each = LanePolicy {
+        weight: Some(3),
+        concurrency: Say::Limit(2),
+        rate: Say::Limit(new_york),
+        batch: Say::Limit(BatchGate::new(u32::MAX, TEN_YEARS)),
+        paused: false,
+    };
     let mut rules = LaneRules { quantum: 5, every: slots(7), ..LaneRules::default() };
     rules.classes.insert(class("a b: \"c\""), ClassPolicy { each, total: per(&Rate::per_second(9)) });
     rules.classes.insert(class("日本"), ClassPolicy { each: paused(), total: at_once(u32::MAX) });
@@ -57,8 +63,13 @@ async fn rules_are_kept_as_they_were_given(t: &mut Scene) {
 
 async fn a_lanes_own_policy_is_kept_and_can_be_taken_away(t: &mut Scene) {
     let rate = Rate::per_hour(4).in_zone("Asia/Kathmandu").expect("a zone");
-    let full =
-        LanePolicy { weight: Some(u32::MAX), concurrency: Say::Unlimited, rate: Say::Limit(rate), paused: true };
+    let full = LanePolicy {
+        weight: Some(u32::MAX),
+        concurrency: Say::Unlimited,
+        rate: Say::Limit(rate),
+        batch: Say::Limit(BatchGate::new(1, Duration::ZERO)),
+        paused: true,
+    };
     set_lane(t, "c/a", full.clone()).await;
     assert_eq!(policies(t).await, [(lane("c/a"), full)]);
     set_lane(t, "c/a", slots(3)).await;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 pub(super) use ferroq_core::job::{LaneClass, LaneKey};
+pub(super) use ferroq_core::policy::batch::{BatchGate, GATHER_ITEMS_MAX};
 pub(super) use ferroq_core::policy::lanes::{
     ClassPolicy, LANES_BACK_MAX, LANES_SET_ASIDE_MAX, LanePolicy, LaneRules, Say, StartLimits,
 };
@@ -49,6 +50,29 @@ pub(super) fn at_once(concurrency: u32) -> StartLimits {
 /// The same for the starts in a span of time.
 pub(super) fn per(rate: &Rate) -> StartLimits {
     StartLimits { concurrency: None, rate: Some(rate.clone()) }
+}
+
+/// Jobs start together: so many, or when the first has waited so long.
+pub(super) fn batches(size: u32, max_wait: Duration) -> LanePolicy {
+    LanePolicy { batch: Say::Limit(BatchGate::new(size, max_wait)), ..LanePolicy::default() }
+}
+
+/// All members of the batch that this claim leads.
+pub(super) async fn members(t: &Scene, leader: &Claim) -> Vec<Claim> {
+    let mut all = Vec::new();
+    let mut after = None;
+    loop {
+        let (queue, lease) = (t.queue.clone(), leader.lease);
+        let request = MembersRequest { queue, lease, after, max_items: 1000, max_bytes: usize::MAX };
+        let MembersAnswer::Page(page) = t.storage().members(request).await.expect("members") else {
+            panic!("{lease:?} is current and leads a batch")
+        };
+        all.extend(page.members);
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return all,
+        }
+    }
 }
 
 /// Stores what the queue as a whole may do.

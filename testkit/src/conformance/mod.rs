@@ -56,6 +56,8 @@ topics! {
     start_rates, __conformance_start_rates;
     starts_remembered, __conformance_starts_remembered;
     start_rates_changed, __conformance_start_rates_changed;
+    batch_gates, __conformance_batch_gates;
+    batch_runs, __conformance_batch_runs;
     values, __conformance_values;
     handles, __conformance_handles;
 }

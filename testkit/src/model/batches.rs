@@ -153,6 +153,7 @@ impl QueueModel {
                 job.batch = Some(number);
                 job.runs += 1;
                 job.started_at = Some(now);
+                job.epoch = leader.epoch;
                 job.worker = leader.worker.clone();
             }
             self.log(EventKind::Started, id);

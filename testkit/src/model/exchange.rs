@@ -40,7 +40,8 @@ impl Model {
             queue.come_out(id, settlement.lease.epoch);
         }
         let Some(job) = queue.find(id) else { return SettleAnswer::Gone };
-        if job.epoch != settlement.lease.epoch {
+        let in_batch = job.state == JobState::Blocked && job.batch.is_some();
+        if job.epoch != settlement.lease.epoch || (in_batch && !of_batch) {
             return SettleAnswer::LeaseLost;
         }
         if job.state != JobState::Active && !of_batch {
