@@ -42,6 +42,31 @@ impl Standing {
     }
 }
 
+/// What the gate of a lane goes by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Gate {
+    /// Since when the first of the jobs waits that the next batch is to hold, once somebody asked.
+    pub(crate) since: Option<Timestamp>,
+    /// How many jobs open it, while the lane is held for them; 0 while it isn't.
+    pub(crate) wants: u32,
+}
+
+impl Gate {
+    pub(crate) fn is_nothing(&self) -> bool {
+        *self == Gate::default()
+    }
+
+    /// Whether a job that came, so that so many are in line, ends the waiting for them.
+    fn is_opened_by(&self, in_line: i64, in_batch: bool) -> bool {
+        self.wants > 0 && (in_batch || in_line >= i64::from(self.wants))
+    }
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
 /// One lane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -62,6 +87,8 @@ pub(crate) struct Lane {
     pub(crate) until: i64,
     pub(crate) starts: Option<Starts>,
     pub(crate) policy: Option<LanePolicy>,
+    #[serde(skip_serializing_if = "Gate::is_nothing")]
+    pub(crate) gate: Gate,
     #[serde(skip)]
     pub(crate) dirty: bool,
 }
@@ -76,8 +103,8 @@ impl Lane {
 /// What a job did to lanes.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A job came to the line of a lane.
-    Stand(LaneKey),
+    /// A job came to the line of a lane; whether it is in a batch already.
+    Stand(LaneKey, bool),
     /// The job with this key left the line of the lane with this number.
     Leave(i64, i64),
     /// A job of a lane became Active.
@@ -106,6 +133,11 @@ pub(crate) struct Lanes {
     pub(crate) policies: i64,
     /// Whether starts of lanes with names were ever remembered.
     pub(crate) has_starts: bool,
+    /// How many batches were opened, and how many are failing.
+    #[serde(skip_serializing_if = "is_zero")]
+    batches: i64,
+    #[serde(skip_serializing_if = "is_zero")]
+    failing: i64,
     own: Lane,
     starts: Option<Starts>,
     starts_of_class: BTreeMap<LaneClass, Starts>,
@@ -164,7 +196,8 @@ impl Lanes {
 
     /// Whether there is the default lane alone, in the ring, so that its coming and going says nothing.
     fn is_trivial(&self) -> bool {
-        self.named() == 0 && self.own.standing == Standing::Ring && self.steps.is_empty()
+        let own = &self.own;
+        self.named() == 0 && own.standing == Standing::Ring && own.gate.since.is_none() && self.steps.is_empty()
     }
 
     fn named(&self) -> i64 {
@@ -177,7 +210,7 @@ impl Lanes {
     }
 
     /// A job came to the line of a lane; so many are in line with it.
-    pub(crate) fn stand(&mut self, lane: LaneKey, job: i64, in_line: i64) {
+    pub(crate) fn stand(&mut self, lane: LaneKey, job: i64, in_line: i64, in_batch: bool) {
         if lane.is_default() && self.is_trivial() {
             if in_line == 1 {
                 // A turn like the last one is as good as the next while nobody else has one, unless old turns are to end.
@@ -192,7 +225,7 @@ impl Lanes {
             self.steps.pop();
             return;
         }
-        self.steps.push(Step::Stand(lane));
+        self.steps.push(Step::Stand(lane, in_batch));
     }
 
     /// A job left the line of a lane.
@@ -228,7 +261,7 @@ impl Lanes {
         let (mut names, mut numbers) = (Vec::new(), Vec::new());
         for step in &self.steps {
             match step {
-                Step::Stand(lane) | Step::Start(lane) | Step::Stop(lane) | Step::Release(lane) => {
+                Step::Stand(lane, _) | Step::Start(lane) | Step::Stop(lane) | Step::Release(lane) => {
                     if !lane.is_default() && !self.numbers.contains_key(lane) {
                         names.push(lane);
                     }
@@ -267,12 +300,12 @@ impl Lanes {
         self.changed = true;
         // What is in the default lane's line is what the others leave of all.
         let is_own = |step: &Step| match step {
-            Step::Stand(lane) => i64::from(lane.is_default()),
+            Step::Stand(lane, _) => i64::from(lane.is_default()),
             Step::Leave(OWN, _) => -1,
             _ => 0,
         };
         let is_named = |step: &Step| match step {
-            Step::Stand(lane) => i64::from(!lane.is_default()),
+            Step::Stand(lane, _) => i64::from(!lane.is_default()),
             Step::Leave(number, _) => -i64::from(*number != OWN),
             _ => 0,
         };
@@ -280,25 +313,29 @@ impl Lanes {
         let mut own = in_line - self.named_waiting - named - steps.iter().map(is_own).sum::<i64>();
         for step in steps {
             match step {
-                Step::Stand(lane) if lane.is_default() => {
+                Step::Stand(lane, in_batch) if lane.is_default() => {
                     own += 1;
                     if own == 1 {
                         self.join(OWN, self.named());
+                    } else if self.own.gate.is_opened_by(own, in_batch) {
+                        self.rejoin(OWN);
                     }
                 }
-                Step::Stand(lane) => {
+                Step::Stand(lane, in_batch) => {
                     let number = self.number(&lane);
                     self.named_waiting += 1;
                     let lane = self.lane_mut(number);
                     lane.waiting += 1;
                     if lane.waiting == 1 {
                         self.join(number, self.named() + i64::from(own > 0));
+                    } else if lane.gate.is_opened_by(lane.waiting, in_batch) {
+                        self.rejoin(number);
                     }
                 }
                 Step::Leave(OWN, _) => {
                     own -= 1;
                     if own == 0 {
-                        self.own.standing = Standing::Ring;
+                        (self.own.standing, self.own.gate) = (Standing::Ring, Gate::default());
                     }
                 }
                 Step::Leave(number, _) => {
@@ -306,6 +343,7 @@ impl Lanes {
                     let lane = self.lane_mut(number);
                     lane.waiting -= 1;
                     if lane.waiting <= 0 {
+                        lane.gate = Gate::default();
                         self.set_standing(number, Standing::Out);
                     }
                 }
@@ -349,7 +387,7 @@ impl Lanes {
         let turn = self.turns;
         self.set_standing(number, Standing::Ring);
         let lane = self.lane_mut(number);
-        (lane.turn, lane.credit) = (turn, None);
+        (lane.turn, lane.credit, lane.gate.wants) = (turn, None, 0);
     }
 
     /// Notes where a lane stands.
@@ -476,6 +514,24 @@ impl Lanes {
         self.turns = self.turns.max(1);
         self.changed |= self.reopen_to != self.turns;
         self.reopen_to = self.turns;
+    }
+
+    /// The number of a batch that is opened now.
+    pub(crate) fn next_batch(&mut self) -> i64 {
+        self.changed = true;
+        self.batches += 1;
+        self.batches
+    }
+
+    /// How many batches are failing.
+    pub(crate) fn failing(&self) -> i64 {
+        self.failing
+    }
+
+    /// So many more are.
+    pub(crate) fn fails(&mut self, by: i64) {
+        self.changed |= by != 0;
+        self.failing += by;
     }
 
     /// What the rules come to for a lane.

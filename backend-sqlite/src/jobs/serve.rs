@@ -119,7 +119,19 @@ impl Unit<'_> {
             let in_line = self.queues[at].in_line();
             let credit = self.queues[at].lanes.credit(number, terms.turn_jobs, in_line);
             let (mut looked_at_here, mut started, mut too_large) = (0, 0, false);
-            while looked_at_here < credit && looked_at < claim.max_items && room > 0 {
+            if let Some(gate) = &terms.batch {
+                let most = (claim.max_items - looked_at).min(usize::try_from(credit).unwrap_or(usize::MAX));
+                let rows = heads.jobs.remove(&number).unwrap_or_default();
+                let visit = self.visit_gate(at, claim, kinds, number, gate, (most, room), rows, looked).await?;
+                if visit.held {
+                    looked_at += visit.looked_at as usize;
+                    self.started(at, &lane, &terms, visit.started);
+                    continue;
+                }
+                (looked_at_here, started, too_large) = (visit.looked_at, visit.started, visit.too_large);
+                looked_at += looked_at_here as usize;
+            }
+            while terms.batch.is_none() && looked_at_here < credit && looked_at < claim.max_items && room > 0 {
                 if self.queues[at].lanes.waiting(number, self.queues[at].in_line()) <= 0 {
                     break;
                 }
@@ -208,7 +220,9 @@ impl Unit<'_> {
             let terms = self.terms(at, &lane.key);
             let free = i64::from(self.room_for(at, &lane.key, &terms));
             let credit = if alone { u32::MAX } else { queue.lanes.credit_left(*number, terms.turn_jobs) };
-            let most = free.min(queue.lanes.waiting(*number, in_line));
+            // Behind a gate one is enough, to lead the others.
+            let most = if terms.batch.is_some() { free.min(1) } else { free };
+            let most = most.min(queue.lanes.waiting(*number, in_line));
             let first = most.min(i64::from(credit)).min(left);
             if first > 0 {
                 wanted.insert(*number, first);
@@ -252,6 +266,7 @@ impl Unit<'_> {
         looked: Looked,
         solo_opens_at: Option<Timestamp>,
     ) -> Result<ClaimAnswer, StorageError> {
+        self.place_heirs().await?;
         self.resolve_lanes().await?;
         let mut due = None;
         if self.queues[at].count(JobState::Delayed) > 0 {
