@@ -144,9 +144,10 @@ fn sweep_answer(value: Value) -> Result<(bool, SweepAnswer), Unreadable> {
     let bytes = bytes_of(value)?;
     let mut from = Reader(&bytes);
     let outbox = from.u8()? & FLAG_OUTBOX != 0;
-    let (stalled, promoted, pruned) = (from.u32()? as usize, from.u32()? as usize, from.u32()? as usize);
+    let mut count = || from.u32().map(|count| count as usize);
+    let (failed, stalled, promoted, pruned) = (count()?, count()?, count()?, count()?);
     let more = from.u8()? == 1;
     let wait = from.i64()?;
     let next = (wait >= 0).then(|| Duration::from_micros(wait.unsigned_abs()));
-    Ok((outbox, SweepAnswer { stalled, promoted, pruned, more, next }))
+    Ok((outbox, SweepAnswer { failed, stalled, promoted, pruned, more, next }))
 }

@@ -7,7 +7,7 @@ use ferroq_core::job::{LimiterName, QueueName};
 use uuid::Uuid;
 
 /// What comes after the tag, in the order in which the scripts know the keys (see `lua/names.lua`).
-const PARTS: [&str; 28] = [
+const PARTS: [&str; 30] = [
     "meta",
     "spec",
     "run",
@@ -36,6 +36,8 @@ const PARTS: [&str; 28] = [
     "usage",
     "fades",
     "policies",
+    "batches",
+    "failing",
 ];
 
 /// How many keys a script gets: those of the queue, and the answers of one session.

@@ -3,6 +3,7 @@
 //! trip. The layout is written out in `docs/redis-layout.md`.
 
 mod acl;
+mod batches;
 mod combine;
 mod control;
 mod enqueue;

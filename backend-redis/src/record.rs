@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use ferroq_core::clock::{Timestamp, micros};
 use ferroq_core::job::{
-    ErrorEntry, ErrorKind, FailReason, JobId, JobKind, JobRecord, JobSpec, JobState, LogLine, Notes, Origin, Payload,
-    Priority, Progress, QueueName, Slot, WorkerId, clip,
+    BatchNumber, ErrorEntry, ErrorKind, FailReason, JobId, JobKind, JobRecord, JobSpec, JobState, LogLine, Notes,
+    Origin, Payload, Priority, Progress, QueueName, Slot, WorkerId, clip,
 };
 use ferroq_core::storage::{Claim, Lease};
 use redis::Value;
@@ -24,8 +24,15 @@ const CANCEL_REQUESTED: u8 = 1;
 const WAITED_ON: u8 = 2;
 /// The job stands for several enqueues, and how many comes before the worker.
 const COALESCED: u8 = 4;
+/// It is in a batch, whose number comes before the worker and after that count.
+const IN_BATCH: u8 = 8;
 /// Where an entry has its flags.
 const FLAGS_AT: usize = 35;
+
+/// Where the worker begins in an entry with these flags; `pack.lua` has the same.
+fn head_len(flags: u8) -> usize {
+    ENTRY + if flags & COALESCED != 0 { 4 } else { 0 } + if flags & IN_BATCH != 0 { 6 } else { 0 }
+}
 
 /// What the store has of one job.
 #[derive(Clone, Debug)]
@@ -91,6 +98,7 @@ struct Entry {
     crashes: u32,
     runs: u32,
     coalesced: u32,
+    batch: Option<BatchNumber>,
     started_at: Option<Timestamp>,
     till: Option<Timestamp>,
     term: i64,
@@ -107,6 +115,7 @@ fn reason_number(reason: FailReason) -> u8 {
         FailReason::CrashesExhausted => 2,
         FailReason::Aborted => 3,
         FailReason::Expired => 4,
+        FailReason::WithBatch => 6,
         _ => 5,
     }
 }
@@ -118,6 +127,7 @@ fn reason_of(number: u8) -> Option<FailReason> {
         2 => FailReason::CrashesExhausted,
         3 => FailReason::Aborted,
         4 => FailReason::Expired,
+        6 => FailReason::WithBatch,
         _ => FailReason::Quarantined,
     })
 }
@@ -170,6 +180,7 @@ impl Entry {
         let (attempts, crashes, runs) = (from.u32()?, from.u32()?, from.u32()?);
         let (started_at, till, term) = (instant(from.i64()?), instant(from.i64()?), from.i64()?);
         let coalesced = if flags & COALESCED != 0 { from.u32()? } else { 1 };
+        let batch = if flags & IN_BATCH != 0 { Some(BatchNumber(from.u48()?)) } else { None };
         let worker = std::str::from_utf8(from.0).map_err(|_| Unreadable)?;
         let worker = if worker.is_empty() { None } else { Some(WorkerId::new(worker).map_err(|_| Unreadable)?) };
         Ok(Entry {
@@ -186,6 +197,7 @@ impl Entry {
             crashes,
             runs,
             coalesced,
+            batch,
             started_at,
             till,
             term,
@@ -212,6 +224,7 @@ impl Entry {
             crashes: 0,
             runs: 0,
             coalesced: 1,
+            batch: None,
             started_at: None,
             till: None,
             term: 0,
@@ -235,6 +248,7 @@ impl Entry {
             crashes: 0,
             runs: 0,
             coalesced: 1,
+            batch: None,
             started_at: None,
             till: None,
             term: 0,
@@ -265,6 +279,7 @@ pub(crate) fn read(queue: &QueueName, parts: JobParts, kinds: &mut Kinds) -> Job
         crashes: entry.crashes,
         runs: entry.runs,
         coalesced: entry.coalesced,
+        batch: entry.batch,
         cancel_requested: entry.flags & CANCEL_REQUESTED != 0,
         created_at: Timestamp::from_micros(created_at),
         due_at: entry.due_at,
@@ -382,12 +397,12 @@ pub(crate) fn claimed(
         started_at: now,
         checkpoint: None,
         solo,
+        batch: None,
     };
     if !extra.is_empty() {
-        let is_coalesced = extra.get(FLAGS_AT).is_some_and(|flags| flags & COALESCED != 0);
-        let end = if is_coalesced { ENTRY + 4 } else { ENTRY };
+        let end = head_len(*extra.get(FLAGS_AT).ok_or(Unreadable)?);
         let entry = Entry::read(extra.get(..end).ok_or(Unreadable)?)?;
-        claim.coalesced = entry.coalesced;
+        (claim.coalesced, claim.batch) = (entry.coalesced, entry.batch);
         claim.lease.epoch = entry.epoch;
         (claim.attempts, claim.crashes, claim.run) = (entry.attempts, entry.crashes, entry.runs);
         claim.started_at = entry.started_at.unwrap_or(now);
@@ -414,7 +429,8 @@ pub(crate) fn write(record: &JobRecord) -> JobParts {
     let is_coalesced = record.coalesced > 1;
     let flags = u8::from(record.cancel_requested) * CANCEL_REQUESTED
         + u8::from(record.waited_on) * WAITED_ON
-        + u8::from(is_coalesced) * COALESCED;
+        + u8::from(is_coalesced) * COALESCED
+        + u8::from(record.batch.is_some()) * IN_BATCH;
     let mut entry = Vec::with_capacity(ENTRY + 40);
     entry.push(record.state.number());
     entry.extend(record.epoch.to_be_bytes());
@@ -436,6 +452,10 @@ pub(crate) fn write(record: &JobRecord) -> JobParts {
     entry.extend(term.to_be_bytes());
     if is_coalesced {
         entry.extend(record.coalesced.to_be_bytes());
+    }
+    if let Some(BatchNumber(batch)) = record.batch {
+        let [_, _, rest @ ..] = batch.to_be_bytes();
+        entry.extend(rest);
     }
     entry.extend(record.worker.iter().flat_map(|worker| worker.as_bytes()));
     JobParts { id: record.id(), spec: stored.into(), entry: entry.into(), notes: notes.map(Bytes::from) }

@@ -151,18 +151,20 @@ scripts! {
     // Refused when the server is at its memory limit; everything else works on, so that a full server can be emptied.
     ENQUEUE = "enqueue", "", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "meet" "put"];
     EXCHANGE = "exchange", "allow-oom",
-        ["names" "pack" "turn" "record" "rate" "lanes" "leave" "letter" "finish" "meet" "put" "settle" "claim"];
+        ["names" "pack" "turn" "record" "rate" "lanes" "leave" "batches" "letter" "finish" "meet" "put" "settle" "claim"];
     RENEW = "renew", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish"];
     ANNOTATE = "annotate", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish"];
-    SWEEP = "sweep", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "letter" "finish" "settle" "claim"];
+    SWEEP = "sweep", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "batches" "letter" "finish" "settle" "claim"];
     WATCH = "watch", "allow-oom", ["names" "pack" "turn" "record"];
-    QUARANTINE = "quarantine", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "settle" "claim"];
+    GATHER = "gather", "allow-oom",
+        ["names" "pack" "turn" "record" "rate" "lanes" "leave" "batches" "letter" "finish" "settle" "claim"];
+    QUARANTINE = "quarantine", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "batches" "finish" "settle" "claim"];
     DELIVER = "deliver", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "meet" "put"];
-    ACT = "act", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "letter" "finish" "walk"];
+    ACT = "act", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "batches" "letter" "finish" "walk"];
     CONFIGURE = "configure", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "config"];
     LANE = "lane", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish"];
     WINDOWS = "windows", "allow-oom", ["names" "pack" "turn"];
-    OBLITERATE = "obliterate", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "walk"];
+    OBLITERATE = "obliterate", "allow-oom", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "batches" "finish" "walk"];
     RESTORE = "restore", "", ["names" "pack" "turn" "record" "rate" "lanes" "leave" "finish" "config"];
     ACQUIRE = "acquire", "", ["pack" "rate" "limiter"];
     TOKEN = "token", "allow-oom", ["names" "pack"];
@@ -170,6 +172,7 @@ scripts! {
     PEEK = "peek", "no-writes", ["pack" "rate" "limiter"];
     FIND = "find", "no-writes", ["names" "pack" "turn" "record" "walk"];
     LIST = "list", "no-writes", ["names" "pack" "turn" "record" "walk"];
+    MEMBERS = "members", "no-writes", ["names" "pack" "turn" "record" "batches" "walk"];
     COUNTS = "counts", "no-writes", ["names" "pack" "turn" "record" "walk"];
     EVENTS = "events", "no-writes", ["names" "pack" "turn"];
     POLICIES = "policies", "no-writes", ["names" "pack" "turn"];

@@ -175,6 +175,13 @@ impl<'a> Reader<'a> {
         Ok(u32::from_be_bytes(self.array()?))
     }
 
+    /// A number in six bytes.
+    pub(crate) fn u48(&mut self) -> Result<i64, Unreadable> {
+        let mut wide = [0; 8];
+        wide[2..].copy_from_slice(self.bytes(6)?);
+        Ok(i64::from_be_bytes(wide))
+    }
+
     pub(crate) fn i64(&mut self) -> Result<i64, Unreadable> {
         Ok(i64::from_be_bytes(self.array()?))
     }

@@ -15,6 +15,7 @@ use ferroq_core::storage::{
 use redis::{Cmd, Value};
 
 use crate::RedisStorage;
+use crate::batches::without_batch;
 use crate::control::{after_the_fact, config_args, json_of, lane_of, policy_args, settings_of};
 use crate::error::invalid;
 use crate::exchange::strange;
@@ -71,7 +72,7 @@ impl Transfer for RedisStorage {
         }
         self.registry.register(queue).await?;
         let (keys, clock) = (self.keys(queue), self.clock_arg());
-        let jobs: Vec<JobParts> = page.jobs.iter().map(record::write).collect();
+        let jobs: Vec<JobParts> = page.jobs.iter().map(|record| record::write(&without_batch(record))).collect();
         let config = page.config.as_ref().map(|config| json_of(config, &[]));
         let mut look = Look::default();
         for _ in 0..LOOKS_MAX {

@@ -342,6 +342,7 @@ impl Unit<'_> {
             self.queues[at].ended.push(row.id);
             let exit = if row.state().is_terminal() { Exit::RemovedEnded } else { Exit::RemovedLive };
             self.free_key(&row, &[exit]);
+            self.leave_batch(at, &row, None);
             self.remove(row.key);
         }
         self.queues[at].hint_control = true;
@@ -355,6 +356,7 @@ impl Unit<'_> {
         // A damaged row that no walk finds goes with its queue.
         self.script.add("DELETE FROM ferroq_jobs WHERE key BETWEEN ? AND ?", [low.into(), high.into()]);
         self.script.add(FREE_KEYS, [Value::Int(number)]);
+        self.script.add(crate::batches::DROP_ALL, [low.into(), high.into()]);
         self.script.add(FORGET_EVENTS, [low.into(), high.into()]);
         self.script.add(crate::lane_rows::DROP_ALL, [low.into(), high.into()]);
         self.script.add(FORGET_QUEUE, [Value::Int(number)]);

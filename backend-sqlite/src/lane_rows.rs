@@ -21,8 +21,8 @@ macro_rules! select_lanes {
     ($from:literal) => {
         concat!(
             "SELECT json_group_array(json_array(at,name,waiting,active,ifnull(standing,0),turn,credit,ifnull(until,0),",
-            "starts,policy)) FROM (SELECT ferroq_lanes.key AS at,name,waiting,active,standing,turn,credit,until,starts,",
-            "policy FROM ",
+            "starts,policy,gate)) FROM (SELECT ferroq_lanes.key AS at,name,waiting,active,standing,turn,credit,until,starts,",
+            "policy,gate FROM ",
             $from,
             ")"
         )
@@ -66,11 +66,11 @@ pub(crate) const POLICIES: &str = select_lanes!(
     "ferroq_lanes INDEXED BY ferroq_lanes_with_policy WHERE queue=? AND name>? AND policy IS NOT NULL ORDER BY name LIMIT ?+0"
 );
 const WRITE: &str = "INSERT INTO ferroq_lanes (key,queue,name,class,waiting,active,standing,turn,credit,until,parked,starts,\
-    starts_until,policy) SELECT value->>0,value->>1,value->>2,value->>3,value->>4,value->>5,value->>6,value->>7,value->>8,\
-    value->>9,value->>10,value->>11,value->>12,value->>13 FROM json_each(?) WHERE true ON CONFLICT (key) DO UPDATE SET \
+    starts_until,policy,gate) SELECT value->>0,value->>1,value->>2,value->>3,value->>4,value->>5,value->>6,value->>7,value->>8,\
+    value->>9,value->>10,value->>11,value->>12,value->>13,value->>14 FROM json_each(?) WHERE true ON CONFLICT (key) DO UPDATE SET \
     waiting=excluded.waiting,active=excluded.active,standing=excluded.standing,turn=excluded.turn,credit=excluded.credit,\
     until=excluded.until,parked=excluded.parked,starts=excluded.starts,starts_until=excluded.starts_until,\
-    policy=excluded.policy";
+    policy=excluded.policy,gate=excluded.gate";
 /// How many lanes of the ring are read at once, at least.
 const RING_ITEMS: usize = 512;
 const DROP: &str = "DELETE FROM ferroq_lanes WHERE key IN (SELECT value FROM json_each(?))";
@@ -80,7 +80,7 @@ pub(crate) const DROP_ALL: &str = "DELETE FROM ferroq_lanes WHERE key BETWEEN ? 
 /// Writes what changes with every turn.
 pub(crate) const WRITE_TURNS: &str = "UPDATE ferroq_lanes SET waiting=v->>1,active=v->>2,standing=v->>3,turn=v->>4,\
     credit=v->>5 FROM (SELECT value AS v,value->>0 AS k FROM json_each(?)) WHERE key=k";
-type StoredLane = (i64, String, i64, i64, i64, i64, Option<u32>, i64, Option<String>, Option<String>);
+type StoredLane = (i64, String, i64, i64, i64, i64, Option<u32>, i64, Option<String>, Option<String>, Option<String>);
 
 /// The text in the only column of the only row.
 pub(crate) fn text(rows: &[SqliteRow]) -> Result<&str, StorageError> {
@@ -91,8 +91,8 @@ pub(crate) fn text(rows: &[SqliteRow]) -> Result<&str, StorageError> {
 /// Reads lanes with their numbers. Limits that can't be read are none.
 pub(crate) fn read_lanes(rows: &[SqliteRow]) -> Result<Vec<(i64, Lane)>, StorageError> {
     let stored: Vec<StoredLane> = serde_json::from_str(text(rows)?).map_err(|_| unexpected("lanes"))?;
-    let lane = |(key, name, waiting, active, standing, turn, credit, until, starts, policy): StoredLane| {
-        let has_more = starts.is_some() || policy.is_some();
+    let lane = |(key, name, waiting, active, standing, turn, credit, until, starts, policy, gate): StoredLane| {
+        let has_more = starts.is_some() || policy.is_some() || gate.is_some();
         let mut lane = Lane {
             key: LaneKey::new(name).map_err(|_| unexpected("a lane's name"))?,
             waiting,
@@ -103,6 +103,7 @@ pub(crate) fn read_lanes(rows: &[SqliteRow]) -> Result<Vec<(i64, Lane)>, Storage
             until,
             starts: starts.and_then(|starts| serde_json::from_str(&starts).ok()),
             policy: policy.and_then(|policy| serde_json::from_str::<LanePolicy>(&policy).ok()),
+            gate: gate.and_then(|gate| serde_json::from_str(&gate).ok()).unwrap_or_default(),
             dirty: false,
             stored: Stored::All,
         };
@@ -150,6 +151,7 @@ pub(crate) fn write_lanes(script: &mut Script, queue: i64, changed: &Changed<'_>
                 json(lane.starts.as_ref().map(serde_json::to_string)),
                 lane.starts.as_ref().map(|starts| starts.until().as_micros()),
                 json(lane.policy.as_ref().map(serde_json::to_string)),
+                json((!lane.gate.is_nothing()).then(|| serde_json::to_string(&lane.gate))),
             )
         })
         .collect();

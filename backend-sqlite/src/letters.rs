@@ -95,6 +95,7 @@ impl Unit<'_> {
     pub(crate) fn remove_by_act(&mut self, at: usize, row: &Row) {
         self.queues[at].leave(row);
         self.free_key(row, &[if row.state().is_terminal() { Exit::RemovedEnded } else { Exit::RemovedLive }]);
+        self.leave_batch(at, row, None);
         self.queues[at].event(EventKind::Removed, row.id);
         self.queues[at].ended.push(row.id);
         self.remove(row.key);

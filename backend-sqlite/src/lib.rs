@@ -5,6 +5,7 @@
 
 mod app_tx;
 mod aside;
+mod batches;
 mod common;
 mod control;
 mod error;

@@ -11,6 +11,7 @@ use ferroq_core::storage::{QueueConfig, QueueCounts, StorageError};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use crate::batches::Batches;
 use crate::error::unexpected;
 use crate::lanes::Lanes;
 use crate::memory::Oldest;
@@ -92,6 +93,8 @@ pub(crate) struct Queue {
     pub(crate) recalled: bool,
     /// Its lanes.
     pub(crate) lanes: Lanes,
+    /// Its batches, as far as a call is about them.
+    pub(crate) batches: Batches,
 }
 
 impl Queue {
@@ -127,6 +130,7 @@ impl Queue {
             completed_rank: i64::MAX,
             recalled: false,
             lanes: Lanes::default(),
+            batches: Batches::default(),
         }
     }
 
@@ -145,6 +149,7 @@ impl Queue {
             recalled: true,
             found_stamp: Some(self.stamp),
             lanes: self.lanes.committed(),
+            batches: Batches::default(),
             ..self
         }
     }
@@ -259,7 +264,7 @@ impl Queue {
         self.shift(row.state(), row.slot(), 1);
         if row.is_in_lane() {
             let in_line = self.in_line();
-            self.lanes.stand(row.lane(), row.key, in_line);
+            self.lanes.stand(row.lane(), row.key, in_line, row.batch.is_some());
         } else if row.state() == JobState::Active {
             self.lanes.start(&row.lane());
         }
@@ -273,6 +278,8 @@ impl Queue {
         self.shift(row.state(), row.slot(), -1);
         if row.is_in_lane() {
             self.lanes.leave(slot_of(row.place).1, row.key);
+        } else if let Some(batch) = row.batch.filter(|_| row.state() == JobState::Blocked) {
+            self.batches.left(batch);
         } else if row.state() == JobState::Active {
             self.lanes.stop(row.extra().ok().map(|_| row.lane()).as_ref());
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use ferroq_core::Timestamp;
 use ferroq_core::clock::micros;
 use ferroq_core::job::{
-    CodecTag, FailReason, JobId, JobKind, JobOptions, JobRecord, JobSpec, JobState, LaneKey, Notes, Payload, Priority,
-    QueueName, Slot, Start, WorkerId,
+    BatchNumber, CodecTag, FailReason, JobId, JobKind, JobOptions, JobRecord, JobSpec, JobState, LaneKey, Notes,
+    Payload, Priority, QueueName, Slot, Start, WorkerId,
 };
 use ferroq_core::policy::dedup::Dedup;
 use ferroq_core::policy::settle::Standing;
@@ -38,6 +38,7 @@ fn reason_number(reason: FailReason) -> i64 {
         FailReason::CrashesExhausted => 2,
         FailReason::Aborted => 3,
         FailReason::Expired => 4,
+        FailReason::WithBatch => 6,
         _ => 5,
     }
 }
@@ -48,6 +49,7 @@ fn reason_from(number: i64) -> FailReason {
         2 => FailReason::CrashesExhausted,
         3 => FailReason::Aborted,
         4 => FailReason::Expired,
+        6 => FailReason::WithBatch,
         _ => FailReason::Quarantined,
     }
 }
@@ -103,6 +105,7 @@ impl Row {
             finished_at: None,
             lease_term: None,
             failure: None,
+            batch: None,
             id: spec.id,
             id_damaged: false,
             extra,
@@ -327,6 +330,7 @@ impl Row {
             crashes: self.crashes,
             runs: self.runs,
             coalesced: self.coalesced(),
+            batch: self.batch.map(BatchNumber),
             cancel_requested: self.cancel_requested(),
             created_at: self.created_at,
             due_at: self.due_at,

@@ -21,7 +21,7 @@ macro_rules! packed {
         concat!(
             "concat(key,',',place,',',rank,',',kind,',',format,',',priority,',',epoch,',',attempts,',',crashes,',',",
             "runs,',',flags,',',created_at,',',due_at,',',expires_at,',',started_at,',',finished_at,',',lease_term,',',",
-            "failure,',',octet_length(id),',',octet_length(extra),',',octet_length(worker),',',octet_length(notes),',',",
+            "failure,',',batch,',',octet_length(id),',',octet_length(extra),',',octet_length(worker),',',octet_length(notes),',',",
             "octet_length(payload),';',id,extra,worker,iif(octet_length(notes)<=16384,notes,NULL),",
             $payload,
             ")"
@@ -169,6 +169,8 @@ pub(crate) struct Row {
     pub(crate) finished_at: Option<Timestamp>,
     pub(crate) lease_term: Option<i64>,
     pub(crate) failure: Option<i64>,
+    /// The batch that it leads or, Blocked, is a member of.
+    pub(crate) batch: Option<i64>,
     pub(crate) id: JobId,
     pub(crate) id_damaged: bool,
     pub(crate) extra: Option<Box<[u8]>>,
@@ -204,7 +206,7 @@ impl Row {
     }
 
     fn unpack(bytes: &[u8], inline_max: usize) -> Result<(Row, &[u8]), Unpacked> {
-        const FIELDS: usize = 23;
+        const FIELDS: usize = 24;
         let mut fields = [None; FIELDS];
         let mut at = 0;
         for (i, field) in fields.iter_mut().enumerate() {
@@ -235,16 +237,16 @@ impl Row {
             at += length;
             Ok(part)
         };
-        let id = take(length(18).unwrap_or(0))?;
+        let id = take(length(19).unwrap_or(0))?;
         let id_damaged = id.len() != 16;
         let mut id_bytes = [0; 16];
         id_bytes[..id.len().min(16)].copy_from_slice(&id[..id.len().min(16)]);
-        let extra = length(19).map(&mut take).transpose()?.map(Box::from);
-        let worker = length(20).map(&mut take).transpose()?.map(|name| String::from_utf8_lossy(name).into());
-        let notes_len = length(21);
+        let extra = length(20).map(&mut take).transpose()?.map(Box::from);
+        let worker = length(21).map(&mut take).transpose()?.map(|name| String::from_utf8_lossy(name).into());
+        let notes_len = length(22);
         let notes_left_out = notes_len.is_some_and(|n| n > INLINE_BYTES_MAX);
         let notes = notes_len.filter(|_| !notes_left_out).map(&mut take).transpose()?.map(Box::from);
-        let payload_len = length(22).unwrap_or(0);
+        let payload_len = length(23).unwrap_or(0);
         let payload_left_out = payload_len > inline_max;
         let payload = if payload_left_out { Bytes::new() } else { Bytes::copy_from_slice(take(payload_len)?) };
         let row = Row {
@@ -266,6 +268,7 @@ impl Row {
             finished_at: time(15),
             lease_term: fields[16],
             failure: fields[17],
+            batch: fields[18],
             id: JobId::from_bytes(id_bytes),
             id_damaged,
             extra,

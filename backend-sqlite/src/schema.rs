@@ -1,7 +1,8 @@
 //! The tables, all named `ferroq_`, and their version. There is one table of jobs and two indexes on it: by id, and by
 //! place, in which every job stands exactly where its state says; holds of dedup keys that end with time have one by that
 //! time, and so have limiters. A lane that has a name has a row while there is anything to say of it: jobs in its line or at
-//! work, starts that still count, a policy; what is to be known of lanes in any case stands in the queue's row. The app's own tables are never touched, nor is any
+//! work, starts that still count, a policy; what is to be known of lanes in any case stands in the queue's row. A batch has a
+//! row until it has ended; its members are found by place. The app's own tables are never touched, nor is any
 //! version table but `ferroq_meta`.
 
 /// The version of the tables below.
@@ -61,6 +62,7 @@ CREATE TABLE IF NOT EXISTS ferroq_jobs (
     finished_at INTEGER,
     lease_term INTEGER,
     failure INTEGER,
+    batch INTEGER,
     id BLOB NOT NULL,
     extra BLOB,
     worker TEXT,
@@ -83,7 +85,8 @@ CREATE TABLE IF NOT EXISTS ferroq_lanes (
     parked TEXT,
     starts TEXT,
     starts_until INTEGER,
-    policy TEXT
+    policy TEXT,
+    gate TEXT
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS ferroq_lanes_by_name ON ferroq_lanes (queue, name);
 CREATE INDEX IF NOT EXISTS ferroq_lanes_by_turn ON ferroq_lanes (queue, standing, turn) WHERE standing IS NOT NULL;
@@ -92,6 +95,17 @@ CREATE INDEX IF NOT EXISTS ferroq_lanes_by_class ON ferroq_lanes (queue, parked,
 CREATE INDEX IF NOT EXISTS ferroq_lanes_by_starts ON ferroq_lanes (queue, starts_until) WHERE starts_until IS NOT NULL;
 CREATE INDEX IF NOT EXISTS ferroq_lanes_active ON ferroq_lanes (queue, class, active) WHERE active>0;
 CREATE INDEX IF NOT EXISTS ferroq_lanes_with_policy ON ferroq_lanes (queue, name) WHERE policy IS NOT NULL;
+CREATE TABLE IF NOT EXISTS ferroq_batches (
+    key INTEGER PRIMARY KEY,
+    leader INTEGER,
+    size INTEGER NOT NULL,
+    gathered INTEGER NOT NULL,
+    members INTEGER NOT NULL,
+    formed INTEGER NOT NULL,
+    spent TEXT NOT NULL,
+    doom TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS ferroq_batches_failing ON ferroq_batches (key) WHERE doom IS NOT NULL;
 CREATE TABLE IF NOT EXISTS ferroq_dedup (
     queue INTEGER NOT NULL,
     key TEXT NOT NULL,

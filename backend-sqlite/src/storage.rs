@@ -10,11 +10,11 @@ use ferroq_core::job::{JobRecord, LaneKey, LimiterName, QueueName, Slot};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::policy::rate::{Rate, limiter};
 use ferroq_core::storage::{
-    AcquireAnswer, AcquireRequest, ActReport, ActRequest, Capabilities, ClaimAnswer, ClaimSpec, Control, DumpPage,
-    DurabilityReport, EnqueueAnswer, EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect,
-    JobWatch, Jobs, Lease, Limits, ListCursor, ListRequest, Loss, Note, NoteAnswer, ObliterateAnswer, Page,
-    QueueConfig, QueueCounts, Reconfigured, RenewAnswer, RenewRequest, RestoreAnswer, SignalReceiver, Storage,
-    StorageError, SweepAnswer, SweepRequest, Transfer,
+    AcquireAnswer, AcquireRequest, ActReport, ActRequest, Batches, Capabilities, ClaimAnswer, ClaimSpec, Control,
+    DumpPage, DurabilityReport, EnqueueAnswer, EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest,
+    GatherAnswer, Inspect, JobWatch, Jobs, Lease, Limits, ListCursor, ListRequest, Loss, MembersAnswer, MembersRequest,
+    Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts, Reconfigured, RenewAnswer, RenewRequest,
+    RestoreAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
 };
 use ferroq_core::{JobId, JobState, Timestamp};
 use sqlx::Row as _;
@@ -130,7 +130,8 @@ impl SqliteStorage {
                 return Ok(None);
             }
             let asks = Pending::asks(queue);
-            let pending = Pending::read(&unit.ask(asks).await?);
+            let answers = unit.ask(asks).await?;
+            let pending = Pending::read(&unit.queues[at], &answers);
             Ok(pending.is_nothing(now).then(|| pending.answer(now)))
         };
         self.readers.look(probe).await
@@ -191,6 +192,17 @@ impl Jobs for SqliteStorage {
         self.listen();
         self.call(Call::Watch(queue.clone(), id)).await?;
         Ok(watch)
+    }
+}
+
+#[async_trait]
+impl Batches for SqliteStorage {
+    async fn gather(&self, queue: &QueueName, lease: Lease, max_items: usize) -> Result<GatherAnswer, StorageError> {
+        answer!(self, Call::Gather(queue.clone(), lease, max_items), Gather)
+    }
+
+    async fn members(&self, request: MembersRequest) -> Result<MembersAnswer, StorageError> {
+        self.readers.look(async |unit| unit.members(&request).await).await
     }
 }
 

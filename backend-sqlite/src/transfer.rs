@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use ferroq_core::Timestamp;
 use ferroq_core::clock::micros;
 use ferroq_core::job::{DedupKey, JobId, JobState, LaneKey, QueueName};
+use ferroq_core::policy::enqueue::line;
 use ferroq_core::policy::lanes::Limited;
 use ferroq_core::storage::{
     DedupEntry, DumpPage, JobFilter, ListCursor, PolicyEntry, RestoreAnswer, StartsEntry, StorageError,
@@ -131,7 +132,11 @@ impl Unit<'_> {
         }
         for record in new {
             let kind = self.kind_number(&record.spec.kind).await?;
-            let row = Row::of_record(number, kind, record);
+            let mut row = Row::of_record(number, kind, record);
+            if record.batch.is_some() && record.state == JobState::Blocked {
+                // A batch stays behind: its members wait in their lane again.
+                row.wait(line(row.crashes, record.spec.options.max_crashes));
+            }
             let queue = &mut self.queues[at];
             queue.counter = queue.counter.max(i64::try_from(record.seq.unsigned_abs()).unwrap_or(i64::MAX));
             if record.state == JobState::Active {

@@ -186,6 +186,9 @@ impl<'c> Unit<'c> {
                 let number = queue.number;
                 crate::lane_rows::write_lanes(&mut self.script, number, &queue.lanes.take_dirty());
             }
+            if queue.batches.has_to_write() && !queue.removed {
+                queue.batches.write(queue.number, &mut self.script);
+            }
         }
     }
 
@@ -362,6 +365,8 @@ impl<'c> Unit<'c> {
         if let Some(reason) = failure.filter(|_| self.has_dead_letter(at)) {
             self.copy(at, &row, reason);
         }
+        self.leave_batch(at, &row, failure);
+        let in_batch = row.batch.take();
         let (now, number) = (self.queues[at].now, self.queues[at].number);
         let plain = row.extra.is_none();
         let options = row.options();
@@ -382,7 +387,7 @@ impl<'c> Unit<'c> {
             let queue = &mut self.queues[at];
             queue.completed_rank = queue.completed_rank.min(prune.as_micros());
         }
-        let untouched = !self.saves.contains_key(&row.key) && state == JobState::Completed;
+        let untouched = in_batch.is_none() && !self.saves.contains_key(&row.key) && state == JobState::Completed;
         if untouched && !row.notes_changed {
             self.queues[at].shift(state, Slot::Lane, 1);
             let place = crate::row::place(number, state, Slot::Lane, 0);

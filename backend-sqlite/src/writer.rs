@@ -10,7 +10,7 @@ use ferroq_core::job::{LaneKey, LimiterName};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
     AcquireAnswer, AcquireRequest, ActReport, ActRequest, AnswerBook, CallAnswer, CallId, DumpPage, Effect,
-    EnqueueAnswer, EnqueueRequest, ErrorCode, ExchangeAnswer, ExchangeRequest, Lease, Note, NoteAnswer,
+    EnqueueAnswer, EnqueueRequest, ErrorCode, ExchangeAnswer, ExchangeRequest, GatherAnswer, Lease, Note, NoteAnswer,
     ObliterateAnswer, QueueConfig, Reconfigured, RenewAnswer, RenewRequest, RestoreAnswer, StorageError, SweepAnswer,
     SweepRequest,
 };
@@ -46,6 +46,7 @@ pub(crate) enum Call {
     Renew(RenewRequest),
     Annotate(QueueName, Vec<(Lease, Note)>),
     Sweep(SweepRequest),
+    Gather(QueueName, Lease, usize),
     Watch(QueueName, JobId),
     Act(ActRequest),
     /// The new settings; what they were made from, if that counts.
@@ -69,6 +70,7 @@ pub(crate) enum Answer {
     Renew(Vec<RenewAnswer>),
     Annotate(Vec<NoteAnswer>),
     Sweep(SweepAnswer),
+    Gather(GatherAnswer),
     Act(ActReport),
     Configure(Reconfigured<QueueConfig>),
     ConfigureLane(Reconfigured<Option<LanePolicy>>),
@@ -99,6 +101,7 @@ impl Call {
             Call::Renew(request) => request.leases.len(),
             Call::Annotate(_, notes) => notes.len(),
             Call::Sweep(request) => request.max_items,
+            Call::Gather(_, _, max_items) => *max_items,
             Call::Restore(_, page) => page.jobs.len(),
             _ => 1,
         }
@@ -460,6 +463,7 @@ async fn run(unit: &mut Unit<'_>, call: &Call, stamp: i64) -> Result<Answer, Sto
         Call::Renew(request) => Answer::Renew(unit.renew(request).await?),
         Call::Annotate(queue, notes) => Answer::Annotate(unit.annotate(queue, notes).await?),
         Call::Sweep(request) => Answer::Sweep(unit.sweep(&request.queue, request.max_items).await?),
+        Call::Gather(queue, lease, max_items) => Answer::Gather(unit.gather(queue, *lease, *max_items).await?),
         Call::Watch(queue, id) => {
             // Not by way of the queue's row: a watch leaves the queue's time alone.
             if let Some(number) = unit.number(queue).await? {

@@ -28,7 +28,7 @@ pub(crate) const COMPLETE: &str = "UPDATE ferroq_jobs SET place=?,rank=?,finishe
 /// Writes what may have changed, by key.
 pub(crate) const SAVE: &str = "UPDATE ferroq_jobs SET place=v->>1,rank=v->>2,priority=v->>3,epoch=v->>4,attempts=v->>5,\
     crashes=v->>6,runs=v->>7,flags=v->>8,due_at=v->>9,expires_at=v->>10,started_at=v->>11,finished_at=v->>12,\
-    lease_term=v->>13,failure=v->>14,worker=v->>15,notes=iif(v->>16,CAST(v->>17 AS BLOB),notes) \
+    lease_term=v->>13,failure=v->>14,batch=v->>15,worker=v->>16,notes=iif(v->>17,CAST(v->>18 AS BLOB),notes) \
     FROM (SELECT value AS v,value->>0 AS k FROM json_each(?)) WHERE key=k";
 
 const INSERT_COLUMNS: usize = 23;
@@ -117,6 +117,7 @@ pub(crate) fn save(script: &mut Script, rows: BTreeMap<i64, Row>) {
             micros(row.finished_at),
             row.lease_term,
             row.failure,
+            row.batch,
         ];
         for number in numbers {
             match number {

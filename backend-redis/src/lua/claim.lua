@@ -2,8 +2,6 @@
 -- (claimed, failed, or put on a shelf), so nobody scans past jobs that can't be run here. Jobs that were never claimed
 -- before share their whole entry but for what they bring along, so they are collected and written together.
 
-local UNREADABLE = 'the stored job can\'t be read'
-
 parts_to_open[#parts_to_open + 1] = function()
   -- Whether a kind's name is one: text without control characters and braces.
   local function is_name(text)
@@ -32,13 +30,6 @@ parts_to_open[#parts_to_open + 1] = function()
       at = at + 1 + more
     end
     return true
-  end
-
-  -- Fails a job that stands in no line any more.
-  function job.fail(j, failure, kind, message)
-    job.push_error(j, kind, message)
-    event(E.FAILED, j.id)
-    job.finish(j, FAILED, failure)
   end
 
   -- Takes a job out of a set and puts it back in line; the job, if it can be read.
@@ -170,7 +161,7 @@ local function claim_from(members, ask, out, room)
         call('HDEL', K.RUN, id)
       end
     elseif expires ~= NONE8 and now > number(expires) then
-      job.fail(job.of(id, blob, entry), F.EXPIRED, X.EXPIRED, 'older than expires_in when its turn came')
+      job.fail(job.of(id, blob, entry), F.EXPIRED, X.EXPIRED, EXPIRED)
     elseif not kinds[sub(blob, 27, 26 + byte(blob, 26))] then
       job.shelve(job.of(id, blob, entry), sub(blob, 27, 26 + byte(blob, 26)))
     else
@@ -200,8 +191,9 @@ local function claim_from(members, ask, out, room)
         local run = math.min(unpack_bytes('>I4', entry, 47) + 1, 4294967295)
         extra = char(ACTIVE) .. next_epoch(sub(entry, 2, 9), now) .. sub(entry, 10, 34) .. '\0' .. sub(entry, 36, 46)
           .. pack('>I4', run) .. now8 .. till .. ask.term
-        if has(byte(entry, 36), FLAG_COALESCED) then
-          extra = extra .. sub(entry, 75, 78)
+        local flags = byte(entry, 36)
+        if flags >= FLAG_COALESCED then
+          extra = extra .. sub(entry, 75, head_len(flags))
         end
         entry = extra .. ask.worker
         if has(byte(entry, 37), N.CHECKPOINT) then
@@ -241,7 +233,7 @@ parts_to_open[#parts_to_open + 1] = function()
   -- Claims the first job of the solo line that may run here, passing over those that a limit holds back. Answers when one of
   -- these may start, as far as can be told.
   function job.claim_solo(ask, out)
-    local members, opens = call('ZRANGE', K.SOLO_LINE, 0, ask.max_items - 1), nil
+    local members, opens = call('ZRANGE', K.SOLO_LINE, 0, ask.max_items - 1), math.huge
     for i = 1, #members do
       local may, at, name = true, nil, nil
       if is_laned() then
@@ -256,18 +248,20 @@ parts_to_open[#parts_to_open + 1] = function()
           if name then
             lanes.note_start(name)
           end
-          return opens
+          break
         end
       else
-        opens = math.min(opens or at or EXACT_MAX, at or EXACT_MAX)
+        opens = math.min(opens, at or math.huge)
       end
     end
-    return opens and opens < EXACT_MAX and opens
+    return opens < math.huge and opens
   end
+
+  job.is_readable = is_readable
 
   -- Serves the lanes.
   function job.serve_lanes(ask, out)
-    lanes.serve(ask, function(line, max, room)
+    lanes.serve(ask, function(line, max, room, gate)
       local from = line * 256
       local members = call('ZRANGEBYSCORE', K.LINE, from, from + 255, 'LIMIT', 0, max)
       local looked_at, claimed, is_full = claim_from(members, ask, out, room)
@@ -281,7 +275,11 @@ parts_to_open[#parts_to_open + 1] = function()
         end
         many('ZREM', K.LINE, gone, 1)
       end
-      return looked_at, claimed, is_full
+      local opens = gate and claimed == 1 and not has(byte(taken.runs[taken.count * 2], 36), FLAG_BATCH)
+      if opens then
+        batches.open(gate, line, taken, out, ask.worker)
+      end
+      return looked_at, claimed, is_full, opens
     end)
   end
 end
@@ -324,8 +322,9 @@ local function claim(ask, out)
   local more, lanes_at
   if laned then
     more, lanes_at = lanes.look_ahead()
-    look_at = math.min(look_at or EXACT_MAX, lanes_at or EXACT_MAX)
-    look_at = look_at < EXACT_MAX and look_at or nil
+    -- Something may be held until an instant that never comes.
+    look_at = math.min(look_at or math.huge, lanes_at or math.huge)
+    look_at = look_at < math.huge and look_at or nil
   else
     more = call('ZCARD', K.LINE) > 0
   end

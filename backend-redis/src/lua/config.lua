@@ -8,6 +8,7 @@ local function store_config(at)
   local rules, said, counted = ARGV[at + 10], ARGV[at + 11], ARGV[at + 12] == '1'
   if rules ~= '' then
     lanes.meet()
+    lanes.note_gates(rules)
   end
   local changed = said ~= (call('HGET', K.META, 'lanes_said') or '')
   meta.rules = rules ~= '' and rules

@@ -36,7 +36,7 @@ if known then
       local entry, blob = call('HGET', K.RUN, id), call('HGET', K.SPEC, id)
       if entry and blob and is_entry(entry) and sub(entry, 1, 9) == char(ACTIVE) .. sub(known, from + 16, from + 23) then
         local k = #reply
-        reply[k + 1], reply[k + 2], reply[k + 3] = id, blob, sub(entry, 1, has(byte(entry, 36), FLAG_COALESCED) and 78 or 74)
+        reply[k + 1], reply[k + 2], reply[k + 3] = id, blob, sub(entry, 1, head_len(byte(entry, 36)))
         if has(byte(entry, 37), N.CHECKPOINT) then
           reply[k + 3] = reply[k + 3] .. (call('HGET', K.NOTES, id .. 'c') or '')
         end

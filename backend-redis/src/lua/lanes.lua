@@ -4,7 +4,8 @@
 -- about lanes, and nothing here is made.
 --
 -- `lanes` has an entry per lane with jobs in line: number (6), standing (1), what is left of its turn (4; all ones before it
--- began), until when it is held (8), turn (6). `ring` has the lanes in the ring by turn, `aside` all others by turn; of these,
+-- began), until when it is held (8), turn (6); and once its gate was asked, since when the first of its next batch waits (8), and how
+-- many jobs it waits for while it is held by the gate (4, else 0). `ring` has the lanes in the ring by turn, `aside` all others by turn; of these,
 -- `held` has those that wait for an instant, by that, as turn (6) and name, and `parked` those that wait for their class, as
 -- class, '/', turn (6) and name. `usage` has what is remembered of starts: the end of that (8) and the groups (see rate.lua), under 'q'
 -- for the queue, 'c' and a class, 'l' and a lane; and how many are Active, under 'A' and a class, 'a' and a lane, and 'n' for all lanes
@@ -24,7 +25,7 @@ end
 
 parts_to_open[#parts_to_open + 1] = function()
   local known, count, usage, rate = {}, before.lanes, {}, make_rate()
-  local MAX_AT = EXACT_MAX
+  local MAX_AT = math.huge
 
   -- Settings are kept as the client's JSON. A value that is not there may be left out, or null.
   local function given(value)
@@ -56,7 +57,7 @@ parts_to_open[#parts_to_open + 1] = function()
 
   local function policy_from(said)
     return { weight = given(said.weight), concurrency = say(said.concurrency), rate = rate_from(say(said.rate)),
-      paused = said.paused }
+      batch = say(said.batch), paused = said.paused }
   end
 
   -- What the rules say, once they are needed.
@@ -93,14 +94,20 @@ parts_to_open[#parts_to_open + 1] = function()
       known[name] = false
       if bytes then
         local number, standing, credit, till, turn = unpack_bytes('>I6BI4i8I6', bytes)
-        known[name] = { number = number, standing = standing, credit = credit, till = till, turn = turn }
+        local l = { number = number, standing = standing, credit = credit, till = till, turn = turn }
+        if #bytes >= 37 then
+          l.since, l.wants = unpack_bytes('>i8I4', bytes, 26)
+          l.wants = l.wants > 0 and l.wants
+        end
+        known[name] = l
       end
     end
     return known[name]
   end
 
   local function save(name, l)
-    call('HSET', K.LANES, name, pack('>I6BI4i8I6', l.number, l.standing, l.credit, l.till, l.turn))
+    local gated = l.since and pack('>i8I4', l.since, l.wants or 0) or ''
+    call('HSET', K.LANES, name, pack('>I6BI4i8I6', l.number, l.standing, l.credit, l.till, l.turn) .. gated)
   end
 
   local function parked_as(name, l)
@@ -124,7 +131,7 @@ parts_to_open[#parts_to_open + 1] = function()
   local function rejoin(name, l)
     step_out(name, l)
     meta.turns = meta.turns + 1
-    l.turn, l.credit, l.standing, l.till = meta.turns, CREDIT_FULL, STANDS.RING, 0
+    l.turn, l.credit, l.standing, l.till, l.wants = meta.turns, CREDIT_FULL, STANDS.RING, 0, nil
     call('ZADD', K.RING, string.format('%.0f', l.turn), name)
     save(name, l)
   end
@@ -163,14 +170,32 @@ parts_to_open[#parts_to_open + 1] = function()
     end
   end
 
+  -- A job comes to the line of a lane that its gate holds: once there are as many as it waits for, or one that has a batch,
+  -- the lane takes its turn. Jobs that are `put` are written later, with others.
+  local function arrive(name, l, in_batch, is_put)
+    if l.put_line ~= put_line then
+      l.put_line, l.put = put_line, 0
+    end
+    l.in_line = (l.in_line or call('ZCOUNT', K.LINE, l.number * 256, l.number * 256 + 255) + l.put) + 1
+    if is_put then
+      l.put = l.put + 1
+    end
+    if in_batch or l.in_line >= l.wants then
+      rejoin(name, l)
+    end
+  end
+
   -- The score of a job that comes to stand in its lane's line.
-  function lanes.score(name, priority)
+  function lanes.score(name, priority, in_batch, is_put)
     if name ~= '' then
       meet()
     elseif not is_laned() then
       return priority
     end
     local l = entry_of(name) or join(name)
+    if l.wants then
+      arrive(name, l, in_batch, is_put)
+    end
     return l.number * 256 + priority
   end
 
@@ -209,6 +234,9 @@ parts_to_open[#parts_to_open + 1] = function()
   local left = {}
   function lanes.left(name)
     left[name] = true
+    if known[name] then
+      known[name].in_line = nil
+    end
   end
 
   function lanes.close()
@@ -220,7 +248,8 @@ parts_to_open[#parts_to_open + 1] = function()
     end
     if count == 1 and not meta.rules and before.policies == 0 then
       local l = entry_of('')
-      if l then
+      -- Since when its next batch waits is not forgotten before its jobs have left.
+      if l and not l.since then
         forget('', l)
       end
     end
@@ -243,6 +272,9 @@ parts_to_open[#parts_to_open + 1] = function()
       end
       if terms.rate == nil then
         terms.rate = s.rate
+      end
+      if terms.batch == nil then
+        terms.batch = s.batch
       end
       terms.paused = terms.paused or s.paused
     end
@@ -445,8 +477,59 @@ parts_to_open[#parts_to_open + 1] = function()
     end
   end
 
+  -- The number of a lane that jobs stand in; nil if none do.
+  function lanes.number(name)
+    if name == '' then
+      return 0
+    end
+    local l = entry_of(name)
+    return l and l.number
+  end
+
+  -- Whether the gate of a lane lets the job at the head of its line start. If it doesn't, the lane is held.
+  local function is_open(name, l, gate, member)
+    local id = sub(member, 8)
+    local entry = call('HGET', K.RUN, id)
+    local is_noted = entry and is_entry(entry)
+    if is_noted and has(byte(entry, 36), FLAG_BATCH) then
+      return true
+    end
+    if not l.since then
+      local due = is_noted and sub(entry, 17, 24) or not entry and sub(call('HGET', K.SPEC, id) or '', 8, 15) or ''
+      l.since = #due == 8 and number(due) or now
+    end
+    l.since = math.min(l.since, now)
+    local opens = math.min(l.since + gate.max_wait, EXACT_MAX)
+    if opens <= now or call('ZCOUNT', K.LINE, l.number * 256, l.number * 256 + 255) >= gate.size then
+      return true
+    end
+    l.wants, l.in_line = gate.size, nil
+    set_aside(name, l, STANDS.HELD, opens)
+    return false
+  end
+
+  -- Visits a lane that has a gate; answers what `look` does, and whether the lane was held.
+  local function visit_gated(name, l, gate, look, max, room)
+    local seen, claimed, is_full, opens = 0, 0, false, nil
+    while seen < max and claimed < room and not is_full do
+      local head = call('ZRANGEBYSCORE', K.LINE, l.number * 256, l.number * 256 + 255, 'LIMIT', 0, 1)[1]
+      if not head then
+        break
+      elseif not is_open(name, l, gate, head) then
+        return seen, claimed, false, true
+      end
+      local more_seen, more_claimed
+      more_seen, more_claimed, is_full, opens = look(l.number, 1, 1, gate)
+      seen, claimed = seen + more_seen, claimed + more_claimed
+      if opens then
+        l.since = nil
+      end
+    end
+    return seen, claimed, is_full, false
+  end
+
   -- Serves the lanes in their turn. `look` looks at jobs of a line, up to so many, and claims up to so many; it answers how
-  -- many it looked at, how many it claimed, and whether the answer is full.
+  -- many it looked at, how many it claimed, whether the answer is full, and whether a claim went through the gate that it was given.
   function lanes.serve(ask, look)
     local looked_at = 0
     for _ = 1, ask.max_items + LANES_SET_ASIDE_MAX do
@@ -471,12 +554,20 @@ parts_to_open[#parts_to_open + 1] = function()
           l.credit = terms.turn_jobs
         end
         local credit = alone and ask.max_items or l.credit
-        local seen, claimed, is_full = look(l.number, math.min(credit, ask.max_items - looked_at), (room_for(name, terms)))
+        local max, room, is_held = math.min(credit, ask.max_items - looked_at), (room_for(name, terms)), false
+        local seen, claimed, is_full
+        if terms.batch then
+          seen, claimed, is_full, is_held = visit_gated(name, l, terms.batch, look, max, room)
+        else
+          seen, claimed, is_full = look(l.number, max, room)
+        end
         looked_at = looked_at + seen
         if claimed > 0 then
           note(name, terms, claimed)
         end
-        if is_empty(l) then
+        if is_held then
+          -- What is left of its turn goes with it.
+        elseif is_empty(l) then
           forget(name, l)
         elseif count == 1 then
           l.credit = CREDIT_FULL
@@ -589,11 +680,21 @@ parts_to_open[#parts_to_open + 1] = function()
     return true
   end
 
+  -- The rules, or a lane's own policy, as the client's JSON: with the first gate there may be batches from here on.
+  function lanes.note_gates(said)
+    if not meta.batches and string.find(said, '"batch":{', 1, true) then
+      look_at_batch_keys()
+      meta.batches = 0
+      call('HSET', K.META, 'batches', 0)
+    end
+  end
+
   -- Stores a lane's own policy, as the client's JSON, or '' to remove it.
   function lanes.set_policy(name, policy)
     local was = call('HGET', K.POLICIES, name) or ''
     if policy ~= '' then
       meet()
+      lanes.note_gates(policy)
       call('HSET', K.POLICIES, name, policy)
     else
       call('HDEL', K.POLICIES, name)

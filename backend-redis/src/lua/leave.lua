@@ -2,7 +2,8 @@
 -- job is still its holder. A key's entry is its holder (16), until when (8), and the job pending behind the holder (16), if
 -- there is one.
 local EXIT = { STARTED = 0, ENDED = 1, CANCELLED = 2, REMOVED_LIVE = 3, REMOVED_ENDED = 4 }
--- Jobs that were pending and hold their key now, with that key; and those of them that have got their place.
+-- Jobs that were pending and hold their key now, with that key, and numbers of batches that a job left for good; and those jobs
+-- that have got their place.
 local heirs, placed_heirs = {}, {}
 
 parts_to_open[#parts_to_open + 1] = function()
@@ -84,14 +85,22 @@ parts_to_open[#parts_to_open + 1] = function()
     end
   end
 
-  -- Gives those that were pending behind a key's holder the place that their start gives them.
+  -- A job left this batch for good.
+  function job.orphan(number)
+    heirs[#heirs + 1] = { number }
+  end
+
+  -- Gives those that were pending behind a key's holder the place that their start gives them, and then batches that lost
+  -- their leader the next one.
   function job.place_heirs()
-    local list = heirs
+    local list, orphaned = heirs, {}
     heirs = {}
     for i = 1, #list do
       local id, key = list[i][1], list[i][2]
-      local j = job.load(id)
-      if not j then
+      local j = key and job.load(id)
+      if not key then
+        orphaned[#orphaned + 1] = id
+      elseif not j then
         -- What is gone must not hold a key.
         if sub(call('HGET', K.DEDUP, key) or '', 1, 16) == id then
           call('HDEL', K.DEDUP, key)
@@ -104,10 +113,21 @@ parts_to_open[#parts_to_open + 1] = function()
         hint_work = true
       end
     end
+    for i = 1, #orphaned do
+      batches.pass_on(orphaned[i])
+    end
+  end
+
+  -- A job leaves its batch for good. Where there are no batches only a damaged one has any.
+  local function out_of_batch(j, failure)
+    if j.batch and batches.leave then
+      batches.leave(j, failure)
+    end
   end
 
   -- Removes all that there is of a job that stands in no line any more.
   function job.erase(j)
+    out_of_batch(j, 0)
     call('HDEL', K.SPEC, j.id)
     if j.noted then
       call('HDEL', K.RUN, j.id)
@@ -147,6 +167,7 @@ parts_to_open[#parts_to_open + 1] = function()
 
   -- Ends a job that has left its line. Logs no event, because ends have different names.
   function job.finish(j, state, failure)
+    out_of_batch(j, failure)
     if state == FAILED and meta.dead_letter and failure ~= F.QUARANTINED then
       job.copy(j, failure)
     end
@@ -163,5 +184,12 @@ parts_to_open[#parts_to_open + 1] = function()
     j.state, j.slot, j.failure, j.till, j.term = state, LANE, failure, now8, prune
     job.stand(j)
     added[state] = added[state] + 1
+  end
+
+  -- Fails a job that stands in no line any more.
+  function job.fail(j, failure, kind, message)
+    job.push_error(j, kind, message)
+    event(E.FAILED, j.id)
+    job.finish(j, FAILED, failure)
   end
 end

@@ -7,7 +7,8 @@ local K = { META = KEYS[1], SPEC = KEYS[2], RUN = KEYS[3], NOTES = KEYS[4],
   EVENTS = KEYS[17], WAKE = KEYS[18], OUTBOX = KEYS[19], LEDGER = KEYS[20],
   LANES = KEYS[21], RING = KEYS[22], ASIDE = KEYS[23], HELD = KEYS[24],
   PARKED = KEYS[25], USAGE = KEYS[26], FADES = KEYS[27], POLICIES = KEYS[28],
-  ANSWERS = KEYS[29] }
+  BATCHES = KEYS[29], FAILING = KEYS[30],
+  ANSWERS = KEYS[31] }
 
 -- The version of this layout. A queue of another one is not touched.
 local LAYOUT = '1'
@@ -23,7 +24,7 @@ local E = { ENQUEUED = 0, PROMOTED = 1, STARTED = 2, COMPLETED = 3, RETRYING = 4
   PROGRESS = 15, PAUSED = 16, RESUMED = 17, STEPPED_BACK = 18, EXTENDED = 19 }
 
 -- Why a job is Failed, and the kinds of error entries that a script writes by itself.
-local F = { ATTEMPTS = 1, CRASHES = 2, ABORTED = 3, EXPIRED = 4, QUARANTINED = 5 }
+local F = { ATTEMPTS = 1, CRASHES = 2, ABORTED = 3, EXPIRED = 4, QUARANTINED = 5, WITH_BATCH = 6 }
 local X = { CRASH = 5, EXPIRED = 6, QUARANTINE = 7 }
 
 -- For how long a job holds its dedup key.
@@ -35,5 +36,8 @@ local T = { DEDUP = 1, KEEP = 2, BUDGETS = 4, EXPIRES = 8, LANE = 16, TAGS = 32,
 -- A job's notes: a field each, named by the job's id and a letter; the numbers make up the mask.
 local N = { ERRORS = 1, PROGRESS = 2, CHECKPOINT = 4, RESULT = 8, LOG = 16 }
 
-local PROMOTE_ITEMS_MAX = 1000
+-- What errors say that a script writes by itself.
+local UNREADABLE, EXPIRED = 'the stored job can\'t be read', 'older than expires_in when its turn came'
+
+local PROMOTE_ITEMS_MAX, GATHER_ITEMS_MAX = 1000, 1000
 local WAITED_ON_KEEP = 60000000

@@ -56,6 +56,9 @@ each_at(found, function(j)
     hint_ended[#hint_ended + 1] = j.id
   end
   job.free_key(j, j.state >= COMPLETED and EXIT.REMOVED_ENDED or EXIT.REMOVED_LIVE)
+  if j.batch then
+    batches.leave(j, 0)
+  end
   if is_laned() and j.state == WAITING and j.slot == LANE then
     lanes.left(job.lane(j))
   elseif meta.counted and j.state == ACTIVE then

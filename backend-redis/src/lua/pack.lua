@@ -65,6 +65,12 @@ local function is_entry(e)
   return #e >= ENTRY_MIN and byte(e, 1) <= CANCELLED and byte(e, 35) <= SHELF
 end
 
+-- Where the worker begins in an entry with these flags, less one: before it stand the count and the batch of those that have
+-- any.
+local function head_len(flags)
+  return ENTRY_MIN + (flags % 8 >= 4 and 4 or 0) + (flags % 16 >= 8 and 6 or 0)
+end
+
 -- HMGET of any number of fields.
 local function get_many(key, fields)
   local n = #fields

@@ -5,12 +5,12 @@
 -- The entry in `run` is there from the first claim on, or from the first change: state (1), epoch (8), seq (7), due_at (8),
 -- expires_at (8), priority (1), traits (1), slot (1), flags (1), mask of notes (1), failure (1), attempts (4), crashes (4),
 -- runs (4), started_at (8), lease_until or finished_at (8), lease_term or prune_at (8), for how many enqueues it stands (4,
--- only under the flag for it), worker (the rest).
+-- only under the flag for it), the number of its batch (6, only under the flag for it), worker (the rest).
 -- A job without an entry in `run` is Waiting in its lane, with priority and times as in `spec`, and was never claimed.
 --
 -- What makes up a job's table and its acts is made when the first of it is asked for: making a function takes the server about
 -- as long as a short command, and the calls that workers make all the time need none of these.
-local FLAG_CANCEL, FLAG_WAITED_ON, FLAG_COALESCED = 1, 2, 4
+local FLAG_CANCEL, FLAG_WAITED_ON, FLAG_COALESCED, FLAG_BATCH = 1, 2, 4, 8
 local HEAD_MIN = 34
 
 local parts_to_open = {}
@@ -24,6 +24,8 @@ local open_parts = { __index = function(acts, name)
   return acts[name]
 end }
 local job, lanes = setmetatable({}, open_parts), setmetatable({}, open_parts)
+-- What only batches need; see batches.lua.
+local batches = {}
 -- Whether this turn met a lane with a name, in a queue that had none.
 local lanes_met = false
 
@@ -141,11 +143,11 @@ parts_to_open[1] = function()
     return has(j.traits, T.LANE) and job.parts(j).lane or ''
   end
 
-  -- The set that a job stands in, and, if it `stands` there from now on, its score.
+  -- The set that a job stands in, and, if it `stands` there from now on, its score; 'later' if it is written with others.
   function job.line(j, stands)
     if j.state == WAITING then
       if j.slot == LANE then
-        return K.LINE, stands and lanes.score(job.lane(j), j.priority)
+        return K.LINE, stands and lanes.score(job.lane(j), j.priority, j.batch and not j.was_in_line, stands == 'later')
       elseif j.slot == SOLO then
         return K.SOLO_LINE, j.priority
       end
@@ -153,7 +155,7 @@ parts_to_open[1] = function()
     elseif j.state == DELAYED then
       return K.DELAYED_SET, number(j.due)
     elseif j.state == BLOCKED then
-      return K.BLOCKED_SET, 0
+      return K.BLOCKED_SET, j.batch or 0
     elseif j.state == ACTIVE then
       return K.ACTIVE_SET, number(j.till)
     elseif j.term == NONE8 then
@@ -180,6 +182,15 @@ parts_to_open[1] = function()
         j.crashes, j.runs, j.started, j.till, j.term = unpack_bytes('>Bc8c7c8c8BBBBBBI4I4I4c8c8c8', entry)
       j.worker = sub(entry, 75)
       j.noted = true
+      if has(j.flags, FLAG_BATCH) then
+        local at = head_len(j.flags) - 5
+        j.flags = j.flags - FLAG_BATCH
+        if #entry < at + 5 then
+          j.unreadable = true
+        else
+          j.batch, j.worker = unpack_bytes('>I6', entry, at), sub(entry, 75, at - 1) .. sub(entry, at + 6)
+        end
+      end
     else
       if #blob < HEAD_MIN then
         blob = blob .. string.rep('\0', HEAD_MIN)
@@ -208,8 +219,13 @@ parts_to_open[1] = function()
   end
 
   function job.entry(j)
+    local flags, rest = j.flags, j.worker
+    if j.batch then
+      local at = head_len(flags) - 74
+      flags, rest = flags + FLAG_BATCH, sub(rest, 1, at) .. pack('>I6', j.batch) .. sub(rest, at + 1)
+    end
     return pack('>Bc8c7c8c8BBBBBBI4I4I4c8c8c8', j.state, j.epoch, j.seq, j.due, j.expires, j.priority, j.traits, j.slot,
-      j.flags, j.mask, j.failure, j.attempts, j.crashes, j.runs, j.started, j.till, j.term) .. j.worker
+      flags, j.mask, j.failure, j.attempts, j.crashes, j.runs, j.started, j.till, j.term) .. rest
   end
 
   -- Takes a job out of its line. What changes its place comes after, and then `stand`. A job that does not stand where its
@@ -217,7 +233,8 @@ parts_to_open[1] = function()
   function job.leave(j)
     local line = job.line(j)
     if call('ZREM', line, j.member) == 1 then
-      if line == K.LINE and is_laned() then
+      j.was_in_line = line == K.LINE
+      if j.was_in_line and is_laned() then
         lanes.left(job.lane(j))
       end
       return

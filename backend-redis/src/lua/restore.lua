@@ -87,7 +87,7 @@ for i = 1, #fresh do
       notes[#notes + 1], notes[#notes + 2] = id .. letters[k], ARGV[at + 2 + k]
     end
   end
-  local line, score = job.line(j, true)
+  local line, score = job.line(j, 'later')
   lines[line] = lines[line] or {}
   local members = lines[line]
   members[#members + 1], members[#members + 2] = score, j.member

@@ -22,6 +22,9 @@ parts_to_open[#parts_to_open + 1] = function()
       event(kind, j.id)
     end
     hint_work = true
+    if j.batch then
+      j.batch = batches.step_back(j)
+    end
     j.due = due or j.due
     if due and number(due) > now then
       j.state, j.slot = DELAYED, LANE
@@ -65,9 +68,11 @@ parts_to_open[#parts_to_open + 1] = function()
     return settle_back(j, nil, E.RELEASED)
   end
 
+  -- Settles an Active job, or a member of a batch.
   function job.apply_outcome(j, settlement)
+    local was_active = j.state == ACTIVE
     local state = end_run(j, settlement)
-    if is_laned() then
+    if was_active and is_laned() then
       lanes.released(job.lane(j))
     end
     return state
@@ -161,9 +166,14 @@ local function settle(settlement, id, entry)
     end
     return epoch == NONE8 and A_DONE or A_LOST, false
   end
+  local j
   -- Under an entry that can't be read nobody holds a lease; the sweep fails its job.
   if sub(entry, 2, 9) ~= epoch or not is_entry(entry) then
-    return A_LOST, entry
+    flush_done()
+    j = is_entry(entry) and byte(entry, 1) == BLOCKED and has(byte(entry, 36), FLAG_BATCH) and batches.come_out(id, epoch)
+    if not j then
+      return A_LOST, entry
+    end
   elseif byte(entry, 1) ~= ACTIVE then
     return A_DONE, entry
   end
@@ -188,7 +198,7 @@ local function settle(settlement, id, entry)
     return '\0\4', false
   end
   flush_done()
-  local j = job.load(id)
+  j = j or job.load(id)
   if not j then
     return A_GONE, false
   end

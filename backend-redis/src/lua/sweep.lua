@@ -1,7 +1,7 @@
--- Does what time has made due: leases that ran out, Delayed jobs, and records that may go, within one budget.
+-- Does what time has made due: members of batches that failed, leases that ran out, Delayed jobs, and records that may go, within one budget.
 --
 -- Arguments: the clock's reading, or ''; max_items.
--- Answer: flags (1 byte, 2: the outbox is not empty), how many stalled, promoted and pruned (4 bytes each), whether there
+-- Answer: flags (1 byte, 2: the outbox is not empty), how many failed with their batch, stalled, were promoted and were pruned (4 bytes each), whether there
 --   is more (1 byte), and how many microseconds until something is due (8 bytes, all ones if nothing is pending); one text.
 -- Errors: FERROQ_SCHEMA.
 -- Work: proportional to max_items, about 8 microseconds each, and twice that for each dead letter; and where a gap was longer than half the shortest lease, all
@@ -12,11 +12,13 @@ if refused then
 end
 if not exists then
   -- An obliterated queue may have left something for others.
-  return outbox_flag() .. string.rep('\0', 13) .. LOOK_NONE
+  return outbox_flag() .. string.rep('\0', 17) .. LOOK_NONE
 end
 local room = tonumber(ARGV[2])
 attend()
 local until_now = string.format('%.0f', now)
+local failed = meta.batches and batches.fail_members(room) or 0
+room = room - failed
 local late = room > 0 and call('ZRANGEBYSCORE', K.ACTIVE_SET, '-inf', until_now, 'LIMIT', 0, room) or {}
 for i = 1, #late do
   local j = job.load(sub(late[i], 8), late[i])
@@ -60,10 +62,13 @@ for state = DELAYED, CANCELLED do
     next = at
   end
 end
+if meta.batches and call('ZCARD', K.FAILING) > 0 then
+  next = now
+end
 local wait = LOOK_NONE
 if next then
   wait = next >= EXACT_MAX and MAX8 or pack('>i8', math.max(next - now, 0))
 end
 finish()
-return outbox_flag() .. pack('>I4I4I4', #late, promoted, pruned)
+return outbox_flag() .. pack('>I4I4I4I4', failed, #late, promoted, pruned)
   .. ((next and next <= now) and '\1' or '\0') .. wait

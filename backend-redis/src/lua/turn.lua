@@ -40,7 +40,7 @@ end
 
 local META_FIELDS = { 'layout', 'last', 'attended', 'term_min', 'seq', 'paused', 'keep_completed_age', 'keep_completed',
   'keep_failed_age', 'keep_failed', 'keep_cancelled_age', 'keep_cancelled', 'events_kept', 'dead_letter',
-  'rules', 'turns', 'lane_last', 'reopen_to', 'counted', 'windows', 'calendars' }
+  'rules', 'turns', 'lane_last', 'reopen_to', 'counted', 'windows', 'calendars', 'batches' }
 
 local function clock_of(given)
   if given ~= '' then
@@ -73,6 +73,8 @@ local function look(given)
   meta.rules = m[15] and m[15] ~= '' and m[15]
   meta.turns, meta.lane_last, meta.reopen_to = tonumber(m[16]) or 0, tonumber(m[17]) or 0, tonumber(m[18]) or 0
   meta.counted, meta.windows, meta.calendars = m[19] == '1', m[20], m[21]
+  -- The last number given to a batch; there is one once a gate was ever set.
+  meta.batches = tonumber(m[22])
   meta.dead_letter = m[14] and m[14] ~= '' and m[14]
   local clock = clock_of(given)
   now = clock
@@ -91,6 +93,12 @@ local function look_at_lane_keys()
   call('ZCARD', K.PARKED)
   call('HLEN', K.USAGE)
   call('ZCARD', K.FADES)
+end
+
+-- And for those that only queues with batches have.
+local function look_at_batch_keys()
+  call('HLEN', K.BATCHES)
+  call('ZCARD', K.FAILING)
 end
 
 -- Looks at every key that a script may write, so that a foreign one fails the call here.
@@ -118,6 +126,9 @@ local function look_at_keys()
   before.policies = call('HLEN', K.POLICIES)
   if before.lanes > 0 or meta.rules or before.policies > 0 then
     look_at_lane_keys()
+  end
+  if meta.batches then
+    look_at_batch_keys()
   end
   call('ZCARD', K.ANSWERS)
 end

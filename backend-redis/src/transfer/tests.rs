@@ -23,6 +23,7 @@ fn record() -> JobRecord {
         crashes: 0,
         runs: 0,
         coalesced: 1,
+        batch: None,
         cancel_requested: false,
         created_at: at,
         due_at: at,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ferroq_core::Timestamp;
 use ferroq_core::clock::micros;
 use ferroq_core::event::EventKind;
-use ferroq_core::job::{ErrorKind, FailReason, JobKind, JobState, Slot};
+use ferroq_core::job::{BatchNumber, ErrorKind, FailReason, JobKind, JobState, Slot};
 use ferroq_core::policy::dedup::Exit;
 use ferroq_core::policy::enqueue::{is_expired, line, next_epoch};
 use ferroq_core::policy::settle::EXPIRED_MESSAGE;
@@ -27,7 +27,7 @@ pub(crate) const CLAIMABLE: &str = select_rows!(
     "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?+0)"
 );
 /// The same without payloads.
-const HEADS: &str = select_heads!(
+pub(super) const HEADS: &str = select_heads!(
     "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?+0)"
 );
 /// What is due, by `ferroq_jobs_by_place`.
@@ -218,19 +218,12 @@ impl Unit<'_> {
         let (mut spec, notes) = match (spec, notes) {
             (Ok(spec), Ok(notes)) => (spec, notes),
             (Err(part), _) | (_, Err(part)) => {
-                tracing::warn!(queue = %name, job = %row.id, "a job is quarantined: {} can't be read", part.0);
-                self.queues[at].leave(&row);
-                let message = format!("the stored record can't be read: {}", part.0);
-                self.fail(at, row, FailReason::Quarantined, ErrorKind::Quarantine, &message);
+                self.quarantine(at, row, part.0);
                 return Ok(Look::Passed);
             }
         };
         if is_expired(row.expires_at, now) {
-            if self.has_dead_letter(at) {
-                self.complete_rows(&mut [&mut row]).await?;
-            }
-            self.queues[at].leave(&row);
-            self.fail(at, row, FailReason::Expired, ErrorKind::Expired, EXPIRED_MESSAGE);
+            self.expire(at, row).await?;
             return Ok(Look::Passed);
         }
         if !kinds.contains_key(&row.kind) {
@@ -267,6 +260,7 @@ impl Unit<'_> {
             started_at: now,
             checkpoint: notes.checkpoint,
             solo,
+            batch: row.batch.map(BatchNumber),
         });
         if let Some(active) = self.active.get_mut(&name) {
             row.stand(JobState::Active, Slot::Lane, now.after(claim.term).as_micros());
@@ -280,6 +274,24 @@ impl Unit<'_> {
             active.insert(row.id, row);
         }
         Ok(Look::Claimed)
+    }
+
+    /// Fails a job that can't be read.
+    pub(super) fn quarantine(&mut self, at: usize, row: Row, part: &str) {
+        tracing::warn!(queue = %self.queues[at].name, job = %row.id, "a job is quarantined: {part} can't be read");
+        self.queues[at].leave(&row);
+        let message = format!("the stored record can't be read: {part}");
+        self.fail(at, row, FailReason::Quarantined, ErrorKind::Quarantine, &message);
+    }
+
+    /// Fails a job that is too old to start.
+    pub(super) async fn expire(&mut self, at: usize, mut row: Row) -> Result<(), StorageError> {
+        if self.has_dead_letter(at) {
+            self.complete_rows(&mut [&mut row]).await?;
+        }
+        self.queues[at].leave(&row);
+        self.fail(at, row, FailReason::Expired, ErrorKind::Expired, EXPIRED_MESSAGE);
+        Ok(())
     }
 
     /// Writes what was claimed and not yet written.

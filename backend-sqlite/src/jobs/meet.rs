@@ -148,7 +148,8 @@ impl Unit<'_> {
         self.script.add(FREE_KEY, [queue.into(), key.into(), holder.as_bytes().to_vec().into()]);
     }
 
-    /// Gives the keys that were let go of to those that were pending, and these their place in line. Answers those.
+    /// Gives the keys that were let go of to those that were pending, and these their place in line; then batches that lost
+    /// their leader the next one. Answers both.
     pub(crate) async fn place_heirs(&mut self) -> Result<Vec<JobId>, StorageError> {
         let mut placed = Vec::new();
         for LetGo { queue, id, key } in std::mem::take(&mut self.let_go) {
@@ -170,6 +171,7 @@ impl Unit<'_> {
                 }
             }
         }
+        placed.extend(self.pass_on().await?);
         Ok(placed)
     }
 

@@ -4,6 +4,7 @@ mod annotate;
 mod claim;
 mod enqueue;
 mod exchange;
+mod gate;
 mod meet;
 mod renew;
 mod serve;
@@ -17,14 +18,16 @@ pub(crate) use meet::LetGo;
 pub(crate) use renew::check as check_renew;
 pub(crate) use sweep::Pending;
 #[cfg(test)]
-pub(crate) use {enqueue::PURGE, serve::FIRST, sweep::LAPSED};
+pub(crate) use {enqueue::PURGE, gate::MEMBERS, serve::FIRST, sweep::LAPSED};
 
 /// The statements of the steady state, and what each finds its rows by.
 #[cfg(test)]
-pub(crate) const HOT: [(&str, &str); 5] = [
+pub(crate) const HOT: [(&str, &str); 7] = [
     (claim::CLAIMABLE, "ferroq_jobs_by_place"),
     (claim::DUE, "ferroq_jobs_by_place"),
     (claim::NEXT_RANK, "ferroq_jobs_by_place"),
     (claim::CLAIM, "INTEGER PRIMARY KEY (rowid=?)"),
     (enqueue::EXISTING, "ferroq_jobs_by_id"),
+    (gate::BATCH, "INTEGER PRIMARY KEY (rowid=?)"),
+    (gate::GATHER, "INTEGER PRIMARY KEY (rowid=?)"),
 ];

@@ -126,7 +126,19 @@ impl Unit<'_> {
             let credit = lanes.credit(number, terms.turn_jobs, in_line);
             let most = (claim.max_items - looked_at).min(waiting).min(usize::try_from(credit).unwrap_or(usize::MAX));
             let (mut looked_at_here, mut started, mut too_large) = (0, 0, false);
-            while looked_at_here < most && started < room {
+            if let Some(gate) = &terms.batch {
+                let most = (claim.max_items - looked_at).min(usize::try_from(credit).unwrap_or(usize::MAX));
+                let rows = heads.jobs.remove(&number).unwrap_or_default();
+                let visit = self.visit_gate(at, claim, kinds, number, gate, (most, room), rows, looked).await?;
+                if visit.held {
+                    looked_at += visit.looked_at;
+                    free -= visit.started;
+                    self.started(at, &lane, &terms, visit.started);
+                    continue;
+                }
+                (looked_at_here, started, too_large) = (visit.looked_at, visit.started, visit.too_large);
+            }
+            while terms.batch.is_none() && looked_at_here < most && started < room {
                 if heads.jobs.get(&number).is_none_or(VecDeque::is_empty) {
                     self.hand_out(at, claim, looked);
                     self.resolve_lanes().await?;
@@ -208,7 +220,9 @@ impl Unit<'_> {
             let terms = self.terms(at, &lane.key);
             let free = i64::from(self.room_for(at, &lane.key, &terms, free));
             let credit = if alone { u32::MAX } else { queue.lanes.credit_left(*number, terms.turn_jobs) };
-            let most = free.min(queue.lanes.waiting(*number, in_line));
+            // Behind a gate one is enough, to lead the others.
+            let most = if terms.batch.is_some() { free.min(1) } else { free };
+            let most = most.min(queue.lanes.waiting(*number, in_line));
             let first = most.min(i64::from(credit)).min(left);
             if first > 0 {
                 left -= first;
@@ -250,6 +264,7 @@ impl Unit<'_> {
         looked: Looked,
         solo_opens_at: Option<Timestamp>,
     ) -> Result<ClaimAnswer, StorageError> {
+        self.place_heirs().await?;
         self.resolve_lanes().await?;
         let mut due = None;
         if self.queues[at].count(JobState::Delayed) > 0 {

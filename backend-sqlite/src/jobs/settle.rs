@@ -34,21 +34,27 @@ impl Unit<'_> {
         if self.has_dead_letter(at) {
             self.complete_failing(at, settlements, &mut rows).await?;
         }
+        self.meet_batches(at, rows.values()).await?;
         for settlement in settlements {
             let lease = settlement.lease;
             let Some(row) = rows.get(&lease.id).filter(|_| !gone.contains(&lease.id)) else {
                 settled.answers.push(SettleAnswer::Gone);
                 continue;
             };
-            if row.epoch != lease.epoch {
+            let of_batch = self.queues[at].batches.spent_under(row, lease.epoch);
+            if of_batch.is_none() && row.epoch != lease.epoch {
                 settled.answers.push(SettleAnswer::LeaseLost);
                 continue;
             }
-            if row.state() != JobState::Active {
+            if of_batch.is_none() && row.state() != JobState::Active {
                 settled.answers.push(SettleAnswer::AlreadyDone);
                 continue;
             }
-            let Some(row) = rows.remove(&lease.id) else { continue };
+            let Some(mut row) = rows.remove(&lease.id) else { continue };
+            if let Some(spent) = of_batch {
+                row.epoch = lease.epoch;
+                row.bear(spent.borne(row.counters(), &row_options(&row)));
+            }
             let now = self.queues[at].now;
             let verdict = settle(row.standing(&row_options(&row)), &settlement.outcome, now);
             let state = verdict.state;
@@ -57,7 +63,6 @@ impl Unit<'_> {
                 _ => None,
             };
             let error = error_of(&settlement.outcome);
-            let mut row = row;
             if let Some((kind, message)) = error {
                 let runs = row.runs;
                 row.change_notes(|notes| notes.push_error(now, runs, kind, message));
@@ -77,6 +82,7 @@ impl Unit<'_> {
             settled.answers.push(SettleAnswer::Settled { state, follow_ups });
         }
         self.post().await?;
+        self.queues[at].batches.forget();
         Ok(settled)
     }
 
@@ -89,8 +95,12 @@ impl Unit<'_> {
     ) -> Result<(), StorageError> {
         let now = self.queues[at].now;
         let fails = |one: &&Settlement| {
-            let row = rows.get(&one.lease.id).filter(|row| row.epoch == one.lease.epoch);
-            row.is_some_and(|row| settle(row.standing(&row_options(row)), &one.outcome, now).failure.is_some())
+            let Some(row) = rows.get(&one.lease.id) else { return false };
+            if row.batch.is_some() && row.state() == JobState::Blocked {
+                // What its batch has spent is not known yet, so this may read a payload too many.
+                return !matches!(one.outcome, Outcome::Completed { .. });
+            }
+            row.epoch == one.lease.epoch && settle(row.standing(&row_options(row)), &one.outcome, now).failure.is_some()
         };
         let failing: HashSet<JobId> = settlements.iter().filter(fails).map(|one| one.lease.id).collect();
         let mut failing: Vec<&mut Row> = rows.values_mut().filter(|row| failing.contains(&row.id)).collect();
@@ -110,7 +120,7 @@ impl Unit<'_> {
         Ok(answers)
     }
 
-    /// Writes a verdict on an Active job, and answers the row as it stands now if its record remains. A crash also
+    /// Writes a verdict on an Active job, or a member of a batch, and answers the row as it stands now if its record remains. A crash also
     /// raises the epoch, which the caller has done; its event goes first.
     pub(crate) fn apply(
         &mut self,
@@ -120,7 +130,7 @@ impl Unit<'_> {
         result: Option<Payload>,
         first: Option<EventKind>,
     ) -> Option<Row> {
-        let lane = row.lane();
+        let active = (row.state() == JobState::Active).then(|| row.lane());
         self.queues[at].leave(&row);
         row.attempts = verdict.attempts;
         row.crashes = verdict.crashes;
@@ -144,9 +154,12 @@ impl Unit<'_> {
                 row.change_notes(|notes| notes.result = Some(result));
             }
             let row = self.end(at, row, verdict.state, verdict.failure);
-            self.queues[at].release(lane);
+            if let Some(lane) = active {
+                self.queues[at].release(lane);
+            }
             return row;
         }
+        row.batch = self.step_back(at, &row);
         row.lease_term = None;
         if let Some(due_at) = verdict.due_at {
             row.due_at = due_at;
@@ -159,7 +172,9 @@ impl Unit<'_> {
             }
         }
         self.save(at, row.clone());
-        self.queues[at].release(lane);
+        if let Some(lane) = active {
+            self.queues[at].release(lane);
+        }
         Some(row)
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Pending {
     ranks: [Option<i64>; 5],
     /// Whether there are holds or starts to drop, which no answer speaks of.
     lapsed: bool,
+    /// Whether there are members of batches that fail.
+    failing: bool,
 }
 
 impl Pending {
@@ -44,10 +46,11 @@ impl Pending {
     }
 
     /// Reads the answers.
-    pub(crate) fn read(answers: &[Vec<SqliteRow>; 7]) -> Pending {
+    pub(crate) fn read(queue: &Queue, answers: &[Vec<SqliteRow>; 7]) -> Pending {
         Pending {
             ranks: [0, 1, 2, 3, 4].map(|i| first_int(&answers[i])),
             lapsed: !answers[5].is_empty() || !answers[6].is_empty(),
+            failing: queue.lanes.failing() > 0,
         }
     }
 
@@ -58,7 +61,7 @@ impl Pending {
 
     /// Whether anything is due.
     pub(crate) fn more(&self, now: Timestamp) -> bool {
-        self.earliest().is_some_and(|at| at <= now)
+        self.failing || self.earliest().is_some_and(|at| at <= now)
     }
 
     fn earliest(&self) -> Option<Timestamp> {
@@ -67,7 +70,8 @@ impl Pending {
 
     /// The answer of a sweep that leaves this.
     pub(crate) fn answer(&self, now: Timestamp) -> SweepAnswer {
-        SweepAnswer { more: self.more(now), next: self.earliest().map(|at| at.since(now)), ..SweepAnswer::default() }
+        let next = if self.failing { Some(now) } else { self.earliest() };
+        SweepAnswer { more: self.more(now), next: next.map(|at| at.since(now)), ..SweepAnswer::default() }
     }
 }
 
@@ -77,7 +81,8 @@ impl Unit<'_> {
         let Some(at) = self.queue(queue).await? else { return Ok(SweepAnswer::default()) };
         self.attend(at).await?;
         let now = self.queues[at].now;
-        let mut left = max_items;
+        let failed = self.fail_members(at, max_items).await?;
+        let mut left = max_items - failed;
         let stalled = self.take_leases(at, left).await?;
         left -= stalled;
         let promoted = self.promote_due(at, left).await?;
@@ -104,8 +109,9 @@ impl Unit<'_> {
         self.forget_starts(at, max_items);
         self.queues[at].attend();
         let asks = Pending::asks(&self.queues[at]);
-        let pending = Pending::read(&self.ask(asks).await?);
-        Ok(SweepAnswer { stalled, promoted, pruned, ..pending.answer(now) })
+        let answers = self.ask(asks).await?;
+        let pending = Pending::read(&self.queues[at], &answers);
+        Ok(SweepAnswer { failed, stalled, promoted, pruned, ..pending.answer(now) })
     }
 
     async fn take_leases(&mut self, at: usize, max_items: usize) -> Result<usize, StorageError> {
@@ -123,6 +129,7 @@ impl Unit<'_> {
             let mut failing: Vec<&mut Row> = rows.iter_mut().filter(fails).collect();
             self.complete_rows(&mut failing).await?;
         }
+        self.meet_batches(at, rows.iter()).await?;
         for mut row in rows {
             let verdict = crash(row.standing(&row.options()));
             row.epoch = next_epoch(row.epoch, now);
@@ -131,6 +138,7 @@ impl Unit<'_> {
             self.apply(at, row, verdict, None, Some(EventKind::Stalled));
             self.place_heirs().await?;
         }
+        self.queues[at].batches.forget();
         Ok(stalled)
     }
 }

@@ -4,6 +4,7 @@
 //! they do to lanes is noted in its order, and done once the rows are there. A writer keeps the rows of some lanes between its
 //! commits, and the order of the ring's first ones, for as long as nobody else writes.
 
+mod gate;
 mod room;
 mod steps;
 
@@ -14,6 +15,7 @@ use ferroq_core::job::{LaneClass, LaneKey};
 use ferroq_core::policy::lanes::{LanePolicy, Starts};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use gate::Gate;
 use steps::Step;
 
 /// The rows of so many lanes are kept between commits at most.
@@ -69,6 +71,8 @@ pub(crate) struct Lane {
     pub(crate) until: i64,
     pub(crate) starts: Option<Starts>,
     pub(crate) policy: Option<LanePolicy>,
+    #[serde(skip_serializing_if = "Gate::is_nothing")]
+    pub(crate) gate: Gate,
     #[serde(skip)]
     pub(crate) dirty: bool,
     /// What its row says.
@@ -84,7 +88,7 @@ pub(crate) enum Stored {
     Nothing,
     /// Its counts and its turn.
     Turn,
-    /// More: an instant, a class to wait for, starts or a policy.
+    /// More: an instant, a class to wait for, starts, a policy or a gate.
     All,
 }
 
@@ -95,6 +99,7 @@ impl Lane {
         match self.is_nothing() {
             true => Stored::Nothing,
             false if aside || self.starts.is_some() || self.policy.is_some() => Stored::All,
+            false if !self.gate.is_nothing() => Stored::All,
             false => Stored::Turn,
         }
     }
@@ -136,6 +141,11 @@ pub(crate) struct Lanes {
     pub(crate) has_starts: bool,
     /// Whether the Active jobs are counted by their lanes, because a limit asks for it. Otherwise rows say nothing of them.
     counting: bool,
+    /// How many batches were opened, and how many are failing.
+    #[serde(skip_serializing_if = "gate::is_zero")]
+    batches: i64,
+    #[serde(skip_serializing_if = "gate::is_zero")]
+    failing: i64,
     own: Lane,
     starts: Option<Starts>,
     starts_of_class: BTreeMap<LaneClass, Starts>,
@@ -234,7 +244,7 @@ impl Lanes {
         let turn = self.turns;
         self.set_standing(number, Standing::Ring);
         let lane = self.lane_mut(number);
-        (lane.turn, lane.credit) = (turn, None);
+        (lane.turn, lane.credit, lane.gate.wants) = (turn, None, 0);
         if number == OWN {
             return;
         }

@@ -2,13 +2,13 @@
 
 use ferroq_core::job::LaneKey;
 
-use super::{Lanes, OWN, Standing};
+use super::{Gate, Lanes, OWN, Standing};
 
 /// What a job did to lanes.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// A job came to the line of a lane.
-    Stand(LaneKey),
+    /// A job came to the line of a lane; whether it is in a batch already.
+    Stand(LaneKey, bool),
     /// The job with this key left the line of the lane with this number.
     Leave(i64, i64),
     /// A job of a lane became Active.
@@ -21,7 +21,7 @@ pub(super) enum Step {
 
 impl Lanes {
     /// A job came to the line of a lane; so many are in line with it.
-    pub(crate) fn stand(&mut self, lane: LaneKey, job: i64, in_line: i64) {
+    pub(crate) fn stand(&mut self, lane: LaneKey, job: i64, in_line: i64, in_batch: bool) {
         if lane.is_default() && self.is_trivial() {
             if in_line == 1 {
                 // A turn like the last one is as good as the next while nobody else has one, unless old turns are to end.
@@ -36,7 +36,7 @@ impl Lanes {
             self.steps.pop();
             return;
         }
-        self.steps.push(Step::Stand(lane));
+        self.steps.push(Step::Stand(lane, in_batch));
     }
 
     /// A job left the line of a lane.
@@ -80,7 +80,7 @@ impl Lanes {
         let (mut names, mut numbers) = (Vec::new(), Vec::new());
         for step in &self.steps {
             match step {
-                Step::Stand(lane) | Step::Start(lane) | Step::Stop(lane) | Step::Release(lane) => {
+                Step::Stand(lane, _) | Step::Start(lane) | Step::Stop(lane) | Step::Release(lane) => {
                     if !lane.is_default() && !self.numbers.contains_key(lane) {
                         names.push(lane);
                     }
@@ -115,8 +115,8 @@ impl Lanes {
         let (mut own, mut named) = (0, 0);
         for step in &steps {
             match step {
-                Step::Stand(lane) if lane.is_default() => own += 1,
-                Step::Stand(_) => named += 1,
+                Step::Stand(lane, _) if lane.is_default() => own += 1,
+                Step::Stand(..) => named += 1,
                 Step::Leave(OWN, _) => own -= 1,
                 Step::Leave(..) => named -= 1,
                 Step::Start(_) | Step::Stop(_) | Step::Release(_) => {}
@@ -125,25 +125,29 @@ impl Lanes {
         let mut own = in_line - self.named_waiting - named - own;
         for step in steps.drain(..) {
             match step {
-                Step::Stand(lane) if lane.is_default() => {
+                Step::Stand(lane, in_batch) if lane.is_default() => {
                     own += 1;
                     if own == 1 {
                         self.join(OWN, self.named());
+                    } else if self.own.gate.is_opened_by(own, in_batch) {
+                        self.rejoin(OWN);
                     }
                 }
-                Step::Stand(lane) => {
+                Step::Stand(lane, in_batch) => {
                     let number = self.number(&lane);
                     self.named_waiting += 1;
                     let lane = self.lane_mut(number);
                     lane.waiting += 1;
                     if lane.waiting == 1 {
                         self.join(number, self.named() + i64::from(own > 0));
+                    } else if lane.gate.is_opened_by(lane.waiting, in_batch) {
+                        self.rejoin(number);
                     }
                 }
                 Step::Leave(OWN, _) => {
                     own -= 1;
                     if own == 0 {
-                        self.own.standing = Standing::Ring;
+                        (self.own.standing, self.own.gate) = (Standing::Ring, Gate::default());
                     }
                 }
                 Step::Leave(number, _) => {
@@ -151,6 +155,7 @@ impl Lanes {
                     let lane = self.lane_mut(number);
                     lane.waiting -= 1;
                     if lane.waiting <= 0 {
+                        lane.gate = Gate::default();
                         self.set_standing(number, Standing::Out);
                     }
                 }

@@ -14,11 +14,11 @@ use ferroq_core::job::{JobId, JobRecord, LaneKey, LimiterName, QueueName};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
-    AcquireAnswer, AcquireRequest, ActReport, ActRequest, CallId, Capabilities, Control, DumpPage, Effect,
-    EnqueueAnswer, EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, Inspect, JobWatch, Jobs,
-    Lease, Limits, ListCursor, ListRequest, Note, NoteAnswer, ObliterateAnswer, Page, QueueConfig, QueueCounts,
-    Reconfigured, RenewAnswer, RenewRequest, RestoreAnswer, SettleAnswer, SignalReceiver, Storage, StorageError,
-    SweepAnswer, SweepRequest, Transfer,
+    AcquireAnswer, AcquireRequest, ActReport, ActRequest, Batches, CallId, Capabilities, Control, DumpPage, Effect,
+    EnqueueAnswer, EnqueueRequest, EventLog, EventPage, ExchangeAnswer, ExchangeRequest, GatherAnswer, Inspect,
+    JobWatch, Jobs, Lease, Limits, ListCursor, ListRequest, MembersAnswer, MembersRequest, Note, NoteAnswer,
+    ObliterateAnswer, Page, QueueConfig, QueueCounts, Reconfigured, RenewAnswer, RenewRequest, RestoreAnswer,
+    SettleAnswer, SignalReceiver, Storage, StorageError, SweepAnswer, SweepRequest, Transfer,
 };
 use ferroq_testkit::history::{Recorded, explain, job_histories};
 use ferroq_testkit::model::{Answer, Call, Snapshot};
@@ -329,6 +329,18 @@ impl Limits for Witness {
 
     async fn reset(&self, limiter: &LimiterName) -> Result<(), StorageError> {
         self.inner.reset(limiter).await
+    }
+}
+
+#[async_trait]
+impl Batches for Witness {
+    async fn gather(&self, queue: &QueueName, lease: Lease, max_items: usize) -> Result<GatherAnswer, StorageError> {
+        let call = Call::Gather { queue: queue.clone(), lease, max_items };
+        self.through(call, self.inner.gather(queue, lease, max_items), |answer| Answer::Gather(*answer)).await
+    }
+
+    async fn members(&self, request: MembersRequest) -> Result<MembersAnswer, StorageError> {
+        self.inner.members(request).await
     }
 }
 

@@ -1,0 +1,389 @@
+//! The visit of a lane that has a gate: when that is open, the first job is claimed and leads those behind it, which are
+//! gathered out of the line by one question and one statement, however many they are. Gathering goes on here, and here the
+//! members are read.
+
+use std::collections::{HashMap, VecDeque};
+
+use ferroq_core::clock::Timestamp;
+use ferroq_core::event::EventKind;
+use ferroq_core::job::{BatchNumber, JobKind, JobState, QueueName, Slot};
+use ferroq_core::policy::batch::{BatchGate, GATHER_ITEMS_MAX, Spent};
+use ferroq_core::policy::dedup::Exit;
+use ferroq_core::policy::enqueue::is_expired;
+use ferroq_core::storage::{
+    Claim, ClaimSpec, GatherAnswer, Lease, MembersAnswer, MembersPage, MembersRequest, StorageError,
+};
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use crate::batches::{opened, read_past};
+use crate::error::{invalid, unexpected};
+use crate::jobs::claim::{CLAIMABLE, HEADS, Look, Looked, limit, read_line};
+use crate::lanes::Lanes;
+use crate::record::{Unreadable, numbers_json};
+use crate::row::{INLINE_BYTES_MAX, Row, key, place, select_rows};
+use crate::unit::Unit;
+
+/// A batch, by key.
+pub(crate) const BATCH: &str = "SELECT size,gathered,members,formed,spent FROM ferroq_batches WHERE key=?";
+/// Members of a batch, by `ferroq_jobs_by_place`.
+pub(crate) const MEMBERS: &str = select_rows!(
+    "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? AND rank=? AND key>? ORDER BY key LIMIT ?+0)"
+);
+/// Makes jobs members, by key.
+pub(crate) const GATHER: &str = "UPDATE ferroq_jobs SET place=?,rank=?,batch=?,runs=runs+1,started_at=?,worker=? WHERE key IN \
+    (SELECT value FROM json_each(?))";
+const LEADS: &str = "UPDATE ferroq_jobs SET batch=? WHERE key=?";
+const OPEN: &str = "INSERT INTO ferroq_batches (key,leader,size,gathered,members,formed,spent) VALUES (?,?,?,?,?,?,?)";
+const GROW: &str = "UPDATE ferroq_batches SET gathered=?,members=members+?,formed=? WHERE key=?";
+/// How many members are read at once, with payloads that may be long.
+const MEMBERS_READ: usize = 128;
+
+/// What a visit came to.
+#[derive(Debug, Default)]
+pub(super) struct Visit {
+    pub(super) looked_at: usize,
+    pub(super) started: u32,
+    pub(super) too_large: bool,
+    /// Whether the gate is closed, and the lane held.
+    pub(super) held: bool,
+}
+
+/// Whom a batch is gathered for.
+struct Leader {
+    kind: i64,
+    epoch: i64,
+    worker: String,
+    lane: i64,
+}
+
+/// How far a batch is.
+#[derive(Clone, Copy, Debug)]
+struct Growth {
+    size: u32,
+    gathered: u32,
+    members: i64,
+    formed: bool,
+}
+
+impl Lanes {
+    /// Whether a gate lets the jobs of a lane start, of which the first was due then. If it doesn't, the lane is held.
+    fn is_open(&mut self, number: i64, gate: &BatchGate, due_at: Timestamp, now: Timestamp, in_line: i64) -> bool {
+        let waiting = self.waiting(number, in_line).max(0).unsigned_abs();
+        let lane = self.lane_mut(number);
+        let since = lane.gate.since.unwrap_or(due_at).min(now);
+        lane.gate.since = Some(since);
+        if gate.is_open(waiting, since, now) {
+            return true;
+        }
+        lane.gate.wants = gate.size;
+        lane.until = gate.opens_at(since).as_micros();
+        self.set_standing(number, crate::lanes::Standing::Held);
+        false
+    }
+}
+
+impl Unit<'_> {
+    /// Visits a lane that has a gate: looks at up to `max_items` jobs, and claims up to `room`. `rows` are the first of its
+    /// line, as far as they were read.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) async fn visit_gate(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+        kinds: &HashMap<i64, &JobKind>,
+        lane: i64,
+        gate: &BatchGate,
+        (max_items, room): (usize, u32),
+        mut rows: VecDeque<Row>,
+        looked: &mut Looked,
+    ) -> Result<Visit, StorageError> {
+        let mut visit = Visit::default();
+        while visit.looked_at < max_items && visit.started < room {
+            self.resolve_lanes().await?;
+            if self.queues[at].lanes.waiting(lane, self.queues[at].in_line()) <= 0 {
+                break;
+            }
+            if rows.is_empty() {
+                self.hand_out(at, claim, looked);
+                rows = self.head_of(at, lane).await?.into();
+            }
+            let Some(row) = rows.pop_front() else { break };
+            let queue = &mut self.queues[at];
+            let (now, in_line) = (queue.now, queue.in_line());
+            if row.batch.is_none() && !queue.lanes.is_open(lane, gate, row.due_at, now, in_line) {
+                visit.held = true;
+                break;
+            }
+            let (key, kind, leads) = (row.key, row.kind, row.batch.is_some());
+            match self.look_at(at, claim, kinds, row, false, looked).await? {
+                Look::Claimed if leads => visit.started += 1,
+                Look::Claimed => {
+                    visit.started += 1;
+                    self.queues[at].lanes.lane_mut(lane).gate.since = None;
+                    self.open_batch(at, claim, gate, (lane, key, kind), looked).await?;
+                    rows.clear();
+                }
+                Look::Passed => {}
+                Look::TooLarge => {
+                    visit.too_large = true;
+                    break;
+                }
+            }
+            visit.looked_at += 1;
+        }
+        self.resolve_lanes().await?;
+        Ok(visit)
+    }
+
+    /// The first job of a lane's line.
+    async fn head_of(&mut self, at: usize, lane: i64) -> Result<Vec<Row>, StorageError> {
+        let number = self.queues[at].number;
+        let line = place(number, JobState::Waiting, Slot::Lane, lane);
+        let inline = limit(INLINE_BYTES_MAX);
+        let delayed = self.queues[at].place(JobState::Delayed);
+        let values = vec![inline.into(), inline.into(), delayed.into(), line.into(), limit(1).into()];
+        let [answer] = self.ask([(CLAIMABLE, values)]).await?;
+        read_line(&answer)
+    }
+
+    /// Makes the job that was just claimed through a gate the leader of a new batch, and gathers its first members.
+    async fn open_batch(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+        gate: &BatchGate,
+        (lane, leader, kind): (i64, i64, i64),
+        looked: &mut Looked,
+    ) -> Result<(), StorageError> {
+        self.hand_out(at, claim, looked);
+        let number = self.queues[at].lanes.next_batch();
+        let Some(claimed) = looked.claims.last_mut() else { return Ok(()) };
+        claimed.batch = Some(BatchNumber(number));
+        let lease = claimed.lease;
+        let counters = Spent { attempts: claimed.attempts, crashes: claimed.crashes, runs: claimed.run };
+        self.script.add(LEADS, [number.into(), leader.into()]);
+        let remembered = self.active.get_mut(&self.queues[at].name);
+        if let Some(row) = remembered.and_then(|active| active.get_mut(&lease.id)) {
+            row.batch = Some(number);
+        }
+        let worker = claim.worker.as_str().to_owned();
+        let whom = Leader { kind, epoch: lease.epoch, worker, lane };
+        let growth = Growth { size: gate.size, gathered: 1, members: 0, formed: false };
+        let growth = self.gather_into(at, number, &whom, growth, GATHER_ITEMS_MAX).await?;
+        let values = [
+            key(self.queues[at].number, number).into(),
+            leader.into(),
+            i64::from(growth.size).into(),
+            i64::from(growth.gathered).into(),
+            growth.members.into(),
+            i64::from(growth.formed).into(),
+            opened(counters).into(),
+        ];
+        self.script.add(OPEN, values);
+        Ok(())
+    }
+
+    /// Gathers members out of the line of the leader's lane, looking at up to so many jobs.
+    async fn gather_into(
+        &mut self,
+        at: usize,
+        number: i64,
+        leader: &Leader,
+        mut growth: Growth,
+        max_items: usize,
+    ) -> Result<Growth, StorageError> {
+        let Some(kind) = self.kind_name(leader.kind).await? else { return Ok(growth) };
+        let (queue, name) = (self.queues[at].number, self.queues[at].name.clone());
+        let line = place(queue, JobState::Waiting, Slot::Lane, leader.lane);
+        let fits = |row: &Row| row.batch.is_none() && row.kind == leader.kind && row.epoch < leader.epoch;
+        let (mut looked_at, mut rows, mut is_all) = (0, VecDeque::new(), false);
+        let mut members = Vec::new();
+        loop {
+            if growth.gathered >= growth.size {
+                growth.formed = true;
+                break;
+            }
+            if rows.is_empty() && !is_all {
+                self.write_members(at, number, leader, &mut members);
+                let wanted = usize::try_from(growth.size - growth.gathered).unwrap_or(usize::MAX);
+                let wanted = wanted.min(max_items - looked_at).saturating_add(1);
+                let [answer] = self.ask([(HEADS, vec![line.into(), limit(wanted).into()])]).await?;
+                rows = self.rows(&answer, false).await?.into();
+                is_all = rows.len() < wanted;
+            }
+            if !rows.front().is_some_and(fits) {
+                growth.formed = true;
+                break;
+            }
+            if looked_at == max_items {
+                break;
+            }
+            let Some(row) = rows.pop_front() else { break };
+            looked_at += 1;
+            if let Some(key) = self.take_member(at, &name, &kind, row).await? {
+                members.push(key);
+                growth.gathered += 1;
+                growth.members += 1;
+            }
+        }
+        self.write_members(at, number, leader, &mut members);
+        Ok(growth)
+    }
+
+    /// Looks at a job that is to be a member, and answers its key if it is.
+    async fn take_member(
+        &mut self,
+        at: usize,
+        name: &QueueName,
+        kind: &JobKind,
+        row: Row,
+    ) -> Result<Option<i64>, StorageError> {
+        let read = row.spec(name, kind).and_then(|spec| row.read_notes().map(|_| spec));
+        let spec = match read {
+            Ok(spec) => spec,
+            Err(Unreadable(part)) => {
+                self.quarantine(at, row, part);
+                return Ok(None);
+            }
+        };
+        if is_expired(row.expires_at, self.queues[at].now) {
+            self.expire(at, row).await?;
+            return Ok(None);
+        }
+        if let Some(dedup) = spec.dedup.as_ref().filter(|dedup| row.runs == 0 && dedup.mode.frees(Exit::Started)) {
+            self.free(row.queue(), dedup.key.as_str(), row.id);
+        }
+        let queue = &mut self.queues[at];
+        queue.leave(&row);
+        queue.shift(JobState::Blocked, Slot::Lane, 1);
+        queue.event(EventKind::Started, row.id);
+        Ok(Some(row.key))
+    }
+
+    fn write_members(&mut self, at: usize, number: i64, leader: &Leader, members: &mut Vec<i64>) {
+        if members.is_empty() {
+            return;
+        }
+        let queue = &self.queues[at];
+        let values = [
+            queue.place(JobState::Blocked).into(),
+            number.into(),
+            number.into(),
+            queue.now.as_micros().into(),
+            leader.worker.as_str().into(),
+            numbers_json(std::mem::take(members)).into(),
+        ];
+        self.script.add(GATHER, values);
+    }
+
+    /// Gathers more members of a batch.
+    pub(crate) async fn gather(
+        &mut self,
+        queue: &QueueName,
+        lease: Lease,
+        max_items: usize,
+    ) -> Result<GatherAnswer, StorageError> {
+        let Some(at) = self.queue(queue).await? else { return Ok(GatherAnswer::Gone) };
+        let Some(row) = self.by_ids(at, [&lease.id]).await?.remove(&lease.id) else { return Ok(GatherAnswer::Gone) };
+        let Some(number) = led(&row, lease) else { return Ok(GatherAnswer::LeaseLost) };
+        let batch_key = key(self.queues[at].number, number);
+        let [found] = self.ask([(BATCH, vec![batch_key.into()])]).await?;
+        let Some(mut growth) = found.first().map(read_growth).transpose()? else {
+            return Ok(GatherAnswer::Gathered { members: 0, formed: true });
+        };
+        if !growth.formed {
+            let lane = row.lane();
+            self.load_lanes(at, std::slice::from_ref(&lane)).await?;
+            let before = growth;
+            growth = match self.queues[at].lanes.known_number(&lane) {
+                Some(lane) => {
+                    let worker = row.worker.as_deref().unwrap_or_default().to_owned();
+                    let leader = Leader { kind: row.kind, epoch: row.epoch, worker, lane };
+                    self.gather_into(at, number, &leader, growth, max_items).await?
+                }
+                None => Growth { formed: true, ..growth },
+            };
+            let came = growth.members - before.members;
+            let values = [i64::from(growth.gathered), came, i64::from(growth.formed), batch_key];
+            self.script.add(GROW, values.map(Into::into));
+        }
+        self.place_heirs().await?;
+        self.post().await?;
+        Ok(GatherAnswer::Gathered { members: growth.members.max(0).unsigned_abs(), formed: growth.formed })
+    }
+
+    /// Reads members of a batch.
+    pub(crate) async fn members(&mut self, request: &MembersRequest) -> Result<MembersAnswer, StorageError> {
+        if request.max_items == 0 {
+            return Err(invalid("a page of members holds one at least"));
+        }
+        let Some(at) = self.queue(&request.queue).await? else { return Ok(MembersAnswer::Gone) };
+        let lease = request.lease;
+        let Some(leader) = self.by_ids(at, [&lease.id]).await?.remove(&lease.id) else {
+            return Ok(MembersAnswer::Gone);
+        };
+        let Some(number) = led(&leader, lease) else { return Ok(MembersAnswer::LeaseLost) };
+        let queue = self.queues[at].number;
+        let [found] = self.ask([(BATCH, vec![key(queue, number).into()])]).await?;
+        let growth = found.first().map(read_growth).transpose()?;
+        let (then, before) = found.first().map(|row| read_past(row, 4)).unwrap_or_default();
+        let spent = Spent::grown(leader.counters(), then, before);
+        let mut page = MembersPage { formed: growth.is_none_or(|growth| growth.formed), ..MembersPage::default() };
+        let standing = place(queue, JobState::Blocked, Slot::Lane, 0);
+        let mut after = request.after.map_or(i64::MIN, |seq| key(queue, seq));
+        let (mut bytes, mut last) = (0_usize, None);
+        loop {
+            let wanted = (request.max_items - page.members.len()).saturating_add(1).min(MEMBERS_READ);
+            let values = vec![standing.into(), number.into(), after.into(), limit(wanted).into()];
+            let [answer] = self.ask([(MEMBERS, values)]).await?;
+            let rows = self.rows(&answer, true).await?;
+            let is_all = rows.len() < wanted;
+            for row in rows {
+                bytes = bytes.saturating_add(row.payload_len);
+                let is_full = page.members.len() == request.max_items;
+                if is_full || (!page.members.is_empty() && bytes > request.max_bytes) {
+                    page.next = last;
+                    return Ok(MembersAnswer::Page(page));
+                }
+                (after, last) = (row.key, Some(row.seq()));
+                let kind = self.kind_name(row.kind).await?;
+                page.members.extend(kind.and_then(|kind| member(&row, &request.queue, &kind, lease.epoch, spent)));
+            }
+            if is_all {
+                return Ok(MembersAnswer::Page(page));
+            }
+        }
+    }
+}
+
+/// The batch that a job leads under this lease.
+fn led(row: &Row, lease: Lease) -> Option<i64> {
+    row.batch.filter(|_| row.state() == JobState::Active && row.epoch == lease.epoch)
+}
+
+fn read_growth(row: &SqliteRow) -> Result<Growth, StorageError> {
+    let int = |column: usize| row.try_get_unchecked::<i64, _>(column).map_err(|_| unexpected("a batch"));
+    let count = |column: usize| Ok(u32::try_from(int(column)?).unwrap_or(u32::MAX));
+    Ok(Growth { size: count(0)?, gathered: count(1)?, members: int(2)?, formed: int(3)? != 0 })
+}
+
+/// A member as its leader's worker gets it, if it can be read.
+fn member(row: &Row, queue: &QueueName, kind: &JobKind, epoch: i64, spent: Spent) -> Option<Claim> {
+    let spec = row.spec(queue, kind).ok()?;
+    let notes = row.read_notes().ok()?;
+    let counters = spent.borne(row.counters(), &spec.options);
+    Some(Claim {
+        lease: Lease { id: row.id, epoch },
+        spec: spec.into(),
+        attempts: counters.attempts,
+        crashes: counters.crashes,
+        run: counters.runs,
+        coalesced: row.coalesced(),
+        created_at: row.created_at,
+        started_at: row.started_at.unwrap_or_default(),
+        checkpoint: notes.checkpoint,
+        solo: false,
+        batch: None,
+    })
+}
