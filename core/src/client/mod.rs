@@ -1,11 +1,14 @@
 //! The app's side of the queue: put jobs in, see what became of them, change their course. A client is cheap to clone
 //! and shares its storage handle and its numbering of calls with its clones.
 
+mod change;
 mod enqueue;
 mod error;
 mod events;
 mod handle;
+mod lanes;
 mod limiter;
+mod limits;
 mod payload_key;
 mod queue;
 pub(crate) mod settings;
@@ -19,7 +22,9 @@ pub use enqueue::{Enqueue, EnqueueAll, FollowUp};
 pub use error::ClientError;
 pub use events::EventItem;
 pub use handle::{JobHandle, WaitError};
+pub use lanes::{LaneChange, LaneClassHandle, LaneHandle, QueueLanes};
 pub use limiter::Limiter;
+pub use limits::{LimitsChange, QueueLimits};
 pub use queue::QueueHandle;
 
 use crate::event::EventCursor;

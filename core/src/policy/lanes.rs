@@ -152,6 +152,12 @@ pub enum Say<T> {
     Limit(T),
 }
 
+impl<T> From<T> for Say<T> {
+    fn from(limit: T) -> Self {
+        Say::Limit(limit)
+    }
+}
+
 impl<T> Say<T> {
     fn or(self, above: Self) -> Self {
         match self {
