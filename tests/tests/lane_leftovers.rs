@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferroq_core::clock::ManualClock;
-use ferroq_core::job::{JobSpec, JobState, LaneClass};
+use ferroq_core::job::{JobSpec, JobState, LaneClass, LaneKey};
 use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy, Say, StartLimits};
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::policy::retention::KeepFor;
@@ -123,6 +123,45 @@ async fn emptied_lanes_leave_no_row_behind() {
     assert!(lanes.is_some_and(|rows| rows <= LANES as i64), "{remembered:?}");
     forget(&t).await;
     assert_eq!(rows(&mut app).await, before);
+    come_and_go_under_changes(&t).await;
+    forget(&t).await;
+    assert_eq!(rows(&mut app).await, before);
+}
+
+/// Policies come and go, and limits are taken away while jobs run.
+async fn come_and_go_under_changes(t: &Scene) {
+    let lane = |n: usize| LaneKey::new(format!("user/{n}")).expect("a lane");
+    let own = LanePolicy { weight: Some(2), concurrency: Say::Limit(2), ..LanePolicy::default() };
+    for n in 0..40 {
+        // With jobs and without, before they come and after.
+        if n % 4 < 2 {
+            t.storage().configure_lane(&t.queue, &lane(n), Some(own.clone())).await.expect("configure_lane");
+        }
+        if n % 4 > 0 {
+            t.put([job(t, n).crashes(3), job(t, n).crashes(3)]).await;
+        }
+    }
+    let first = t.claim(30).await;
+    for n in (0..40).step_by(4) {
+        t.storage().configure_lane(&t.queue, &lane(n), None).await.expect("configure_lane");
+    }
+    t.configure(|config| config.lanes.classes.clear()).await;
+    for claim in first {
+        assert_eq!(t.settle(claim.lease, completed()).await, settled(JobState::Completed));
+    }
+    let second = t.claim(30).await;
+    configure(t).await;
+    let third = t.claim(30).await;
+    for n in 0..40 {
+        t.storage().configure_lane(&t.queue, &lane(n), None).await.expect("configure_lane");
+    }
+    for claim in second.into_iter().chain(third) {
+        assert_eq!(t.settle(claim.lease, completed()).await, settled(JobState::Completed));
+    }
+    while let [claim] = &t.claim(1).await[..] {
+        assert_eq!(t.settle(claim.lease, completed()).await, settled(JobState::Completed));
+    }
+    assert_eq!(t.counts().await.live(), 0);
 }
 
 /// Each key of the namespace with how much it holds, and the fields of `usage`.
@@ -157,6 +196,9 @@ async fn emptied_lanes_leave_no_key_and_no_field_behind() {
     let before = sizes(&namespace);
     assert!(!before.is_empty());
     come_and_go(&t).await;
+    forget(&t).await;
+    assert_eq!(sizes(&namespace), before);
+    come_and_go_under_changes(&t).await;
     forget(&t).await;
     assert_eq!(sizes(&namespace), before);
 }
