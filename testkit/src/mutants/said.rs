@@ -76,9 +76,9 @@ impl<E: Ear> Twist for Misheard<E> {
     }
 }
 
-/// One more than is said, where that is no figure that only shows how large figures may be.
+/// One more than is said; but nonsense stays nonsense, and the largest figures stay what they are.
 fn one_more(number: u32) -> u32 {
-    if number < 1_000_000 { number + 1 } else { number }
+    if (1..1_000_000).contains(&number) { number + 1 } else { number }
 }
 
 /// Lets one more be Active than may be.
@@ -141,7 +141,7 @@ pub(super) struct NoWeights;
 
 impl Ear for NoWeights {
     fn policy(policy: &mut LanePolicy) {
-        policy.weight = policy.weight.map(|_| 1);
+        policy.weight = policy.weight.map(|weight| weight.min(1));
     }
 }
 
