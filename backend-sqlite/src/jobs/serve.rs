@@ -10,7 +10,7 @@ use ferroq_core::policy::lanes::{LANES_SET_ASIDE_MAX, LaneTerms, Room};
 use ferroq_core::storage::{ClaimAnswer, ClaimSpec, StorageError};
 
 use crate::jobs::claim::{Look, Looked, NEXT_RANK, SHELF_HAS, SHORT_BYTES, limit, line_ask, read_line};
-use crate::lanes::{OWN, Standing};
+use crate::lanes::{ByNumber, OWN, Standing};
 use crate::record::numbers_json;
 use crate::row::{INLINE_BYTES_MAX, Row, packed, place, slot_of};
 use crate::unit::{Unit, first_int};
@@ -31,7 +31,7 @@ struct Heads {
     lanes: VecDeque<i64>,
     /// Whether these are all lanes of the ring, so that one that goes to its end is here as well.
     are_all: bool,
-    jobs: HashMap<i64, VecDeque<Row>>,
+    jobs: ByNumber<VecDeque<Row>>,
 }
 
 impl Unit<'_> {
@@ -184,7 +184,7 @@ impl Unit<'_> {
             lanes.push((turn, OWN));
         }
         lanes.sort_unstable();
-        Ok(Heads { lanes: lanes.into_iter().map(|(_, number)| number).collect(), are_all, jobs: HashMap::new() })
+        Ok(Heads { lanes: lanes.into_iter().map(|(_, number)| number).collect(), are_all, jobs: ByNumber::default() })
     }
 
     /// Reads the jobs that the next visits will look at, as far as can be told: all anew, because what was read before is
@@ -236,8 +236,12 @@ impl Unit<'_> {
         let places = numbers_json(places);
         let [answer] = self.ask([(FIRST, vec![inline.into(), inline.into(), most.into(), places.into()])]).await?;
         heads.jobs.clear();
-        for row in read_line(&answer)? {
-            heads.jobs.entry(slot_of(row.place).1).or_default().push_back(row);
+        for mut row in read_line(&answer)? {
+            let jobs = heads.jobs.entry(slot_of(row.place).1).or_default();
+            if let Some(before) = jobs.back() {
+                row.share_extra(before);
+            }
+            jobs.push_back(row);
         }
         Ok(())
     }

@@ -159,14 +159,11 @@ impl<T> From<T> for Say<T> {
 }
 
 impl<T> Say<T> {
-    fn or(self, above: Self) -> Self {
-        match self {
-            Say::Inherit => above,
-            said => said,
-        }
+    fn is_inherited(&self) -> bool {
+        matches!(self, Say::Inherit)
     }
 
-    fn limit(self) -> Option<T> {
+    fn limit(&self) -> Option<&T> {
         match self {
             Say::Limit(limit) => Some(limit),
             Say::Inherit | Say::Unlimited => None,
@@ -231,15 +228,17 @@ impl LaneRules {
     /// What the rules, with the lane's own policy if it has one, come to for this lane.
     pub fn terms(&self, lane: &LaneKey, own: Option<&LanePolicy>) -> LaneTerms {
         let class = lane.class().and_then(|class| self.classes.get(&class)).map(|class| &class.each);
-        let said: Vec<&LanePolicy> = own.into_iter().chain(class).chain([&self.every]).collect();
-        let weight = said.iter().find_map(|policy| policy.weight).unwrap_or(1);
+        // The first that says something has its way.
+        let said = || own.into_iter().chain(class).chain([&self.every]);
+        let concurrency = said().map(|policy| &policy.concurrency).find(|said| !said.is_inherited());
+        let rate = said().map(|policy| &policy.rate).find(|said| !said.is_inherited());
         LaneTerms {
-            turn_jobs: self.quantum.saturating_mul(weight).max(1),
+            turn_jobs: self.quantum.saturating_mul(said().find_map(|policy| policy.weight).unwrap_or(1)).max(1),
             limits: StartLimits {
-                concurrency: said.iter().fold(Say::Inherit, |said, policy| said.or(policy.concurrency)).limit(),
-                rate: said.iter().fold(Say::Inherit, |said: Say<Rate>, policy| said.or(policy.rate.clone())).limit(),
+                concurrency: concurrency.and_then(Say::limit).copied(),
+                rate: rate.and_then(Say::limit).cloned(),
             },
-            paused: said.iter().any(|policy| policy.paused),
+            paused: said().any(|policy| policy.paused),
         }
     }
 
@@ -275,8 +274,8 @@ impl LanePolicy {
         if self.weight == Some(0) {
             problems.push(format!("a weight of 0 for {whom} would never serve it; give 1 or more, or pause it"));
         }
-        let concurrency = self.concurrency.limit();
-        let rate = self.rate.clone().limit();
+        let concurrency = self.concurrency.limit().copied();
+        let rate = self.rate.limit().cloned();
         problems.extend(StartLimits { concurrency, rate }.problems(whom));
         problems
     }
