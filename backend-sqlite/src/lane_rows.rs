@@ -294,6 +294,9 @@ impl Unit<'_> {
         if right {
             return Ok(());
         }
+        if queue.lanes.counted().is_some_and(|counted| counted > active) {
+            self.queues[at].lanes.distrust();
+        }
         self.resolve_lanes().await?;
         if self.queues[at].lanes.named_active() > 0 {
             let [rows] = self.ask([(WITH_ACTIVE, vec![self.queues[at].number.into()])]).await?;

@@ -246,6 +246,29 @@ impl Unit<'_> {
         Ok(())
     }
 
+    /// What a claim would answer for whom nothing can start: no lane of the ring has room, and none is to come back. `None` if
+    /// it might change something.
+    pub(crate) async fn idle_in_lanes(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+    ) -> Result<Option<ClaimAnswer>, StorageError> {
+        let queue = &self.queues[at];
+        let solo = claim.alone && queue.solo > 0;
+        let counts = queue.lanes.counted().is_some() || !queue.lanes.needs_count(&queue.config);
+        if !queue.may_look_idle() || queue.config.paused || queue.shelved > 0 || solo || !counts {
+            return Ok(None);
+        }
+        let now = queue.now;
+        self.count_classes(at).await?;
+        if self.held_until(at).await?.is_some_and(|until| until <= now) {
+            return Ok(None);
+        }
+        // What stands aside and may start, what is to come back because rules changed, and what is due all mean more.
+        let answer = self.look_ahead(at, claim, Looked::default(), None).await?;
+        Ok((!answer.more).then_some(answer))
+    }
+
     /// Says when to ask again.
     async fn look_ahead(
         &mut self,
