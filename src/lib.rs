@@ -44,6 +44,7 @@ pub use ferroq_core::job::{
 };
 pub use ferroq_core::policy::backoff::{Backoff, Jitter};
 pub use ferroq_core::policy::dedup::DedupMode;
+pub use ferroq_core::policy::explain::{Explanation, Reason};
 pub use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy, LaneRules, LaneTerms, Say, StartLimits};
 pub use ferroq_core::policy::rate::{CalendarUnit, Per, Rate, RateError, TimeZoneName};
 pub use ferroq_core::policy::retention::{Keep, KeepFor, KeepRule, Retention};
@@ -84,10 +85,15 @@ mod pages {
     mod dead_letter {}
     #[doc = include_str!("../docs/dedup.md")]
     mod dedup {}
+    #[doc = include_str!("../docs/explain.md")]
+    mod explain {}
+<<<<<<< HEAD
     #[doc = include_str!("../docs/lanes.md")]
     mod lanes {}
     #[doc = include_str!("../docs/limits.md")]
     mod limits {}
+=======
+>>>>>>> 940e9e1 (Explain: facts, reasons and words in core; memory; the contract and the page)
     #[doc = include_str!("../docs/rate-limits.md")]
     mod rate_limits {}
     #[doc = include_str!("../docs/retention.md")]

@@ -29,6 +29,7 @@ pub use queue::QueueHandle;
 
 use crate::event::EventCursor;
 use crate::job::{Job, JobId, JobRecord, NameError, PAYLOAD_BYTES_MAX_DEFAULT, Priority, QueueName, Start};
+use crate::policy::explain::Explanation;
 use crate::policy::rate::Rate;
 use crate::storage::{Act, ActAnswer, ActRequest, Selection, Session, Storage};
 use crate::worker::gate::Gate;
@@ -90,6 +91,17 @@ impl Client {
     /// [`ClientError::Storage`].
     pub async fn job(&self, id: JobId) -> Result<Option<JobRecord>, ClientError> {
         Ok(self.storage.job(None, id).await?)
+    }
+
+    /// Why a job is not running now, or that it is, whatever queue it is in: as data, and in words.
+    ///
+    /// # Errors
+    /// [`ClientError::Storage`].
+    pub async fn explain(&self, id: JobId) -> Result<Explanation, ClientError> {
+        match self.job(id).await? {
+            Some(record) => Ok(self.storage.explain(&record.spec.queue, id).await?),
+            None => Ok(Explanation::unknown(id)),
+        }
     }
 
     /// The handle of a job that is known by its id, whatever queue it is in; `None` if there is no such job.

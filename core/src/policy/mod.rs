@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod dead_letter;
 pub mod dedup;
 pub mod enqueue;
+pub mod explain;
 pub mod lanes;
 pub mod rate;
 pub mod retention;

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventCursor;
 use ferroq_core::job::{JobId, JobRecord, LaneKey, LimiterName, QueueName};
+use ferroq_core::policy::explain::Explanation;
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
@@ -153,6 +154,10 @@ impl<T: Twist> Jobs for Mutated<T> {
 impl<T: Twist> Inspect for Mutated<T> {
     async fn job(&self, queue: Option<&QueueName>, id: JobId) -> Answer<Option<JobRecord>> {
         Ok(self.inner.job(queue, id).await?.map(|record| self.twist.shown(record)))
+    }
+
+    async fn explain(&self, queue: &QueueName, id: JobId) -> Answer<Explanation> {
+        self.inner.explain(queue, id).await
     }
 
     async fn list(&self, request: ListRequest) -> Answer<Page> {
