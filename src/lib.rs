@@ -30,7 +30,8 @@ mod connect;
 
 pub use connect::{ConnectError, connect};
 pub use ferroq_core::client::{
-    Client, ClientError, Enqueue, EnqueueAll, EventItem, FollowUp, JobHandle, Limiter, QueueHandle, WaitError,
+    Client, ClientError, Enqueue, EnqueueAll, EventItem, FollowUp, JobHandle, LaneChange, LaneClassHandle, LaneHandle,
+    Limiter, LimitsChange, QueueHandle, QueueLanes, QueueLimits, WaitError,
 };
 pub use ferroq_core::clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use ferroq_core::codec::{self, CodecError};
@@ -39,10 +40,12 @@ pub use ferroq_core::event::{self, Event, EventCursor, EventKind};
 pub use ferroq_core::handler::{BoxError, Handler, JobError, JobResult, OrAbort};
 pub use ferroq_core::job::{
     self, CodecTag, ErrorEntry, ErrorKind, FailReason, Job, JobId, JobKind, JobOptions, JobRecord, JobSpec, JobState,
-    LaneKey, NameError, Origin, Payload, Priority, Progress, QueueName, Start, Tag, UpcastError,
+    LaneClass, LaneKey, NameError, Origin, Payload, Priority, Progress, QueueName, Start, Tag, UpcastError,
 };
 pub use ferroq_core::policy::backoff::{Backoff, Jitter};
 pub use ferroq_core::policy::dedup::DedupMode;
+pub use ferroq_core::policy::explain::{Explanation, Reason};
+pub use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy, LaneRules, LaneTerms, Say, StartLimits};
 pub use ferroq_core::policy::rate::{CalendarUnit, Per, Rate, RateError, TimeZoneName};
 pub use ferroq_core::policy::retention::{Keep, KeepFor, KeepRule, Retention};
 pub use ferroq_core::storage::{
@@ -82,6 +85,12 @@ mod pages {
     mod dead_letter {}
     #[doc = include_str!("../docs/dedup.md")]
     mod dedup {}
+    #[doc = include_str!("../docs/explain.md")]
+    mod explain {}
+    #[doc = include_str!("../docs/lanes.md")]
+    mod lanes {}
+    #[doc = include_str!("../docs/limits.md")]
+    mod limits {}
     #[doc = include_str!("../docs/rate-limits.md")]
     mod rate_limits {}
     #[doc = include_str!("../docs/retention.md")]

@@ -2,10 +2,14 @@
 
 use async_trait::async_trait;
 use ferroq_core::clock::{self, Timestamp};
-use ferroq_core::job::{JobId, JobRecord, JobState, QueueName};
+use ferroq_core::job::{JobId, JobRecord, JobState, QueueName, Slot};
+use ferroq_core::policy::explain::{
+    ActiveJobs, COUNTED_MAX, Explanation, Facts, RememberedStarts, WaitingJobs, explain,
+};
 use ferroq_core::storage::{Inspect, ListRequest, Page, QueueCounts, StorageError};
 
 use crate::MemoryStorage;
+use crate::queue::QueueState;
 use crate::storage::{invalid, lock};
 
 #[async_trait]
@@ -19,6 +23,11 @@ impl Inspect for MemoryStorage {
             let queue = lock(&queue);
             queue.roster.key(id).map(|key| queue.roster.get(key).clone())
         }))
+    }
+
+    async fn explain(&self, queue: &QueueName, id: JobId) -> Result<Explanation, StorageError> {
+        let facts = self.read(queue, |queue| queue.facts(id, self.store.clock.now()))?;
+        Ok(facts.map_or_else(|| Explanation::unknown(id), |facts| explain(&facts)))
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page, StorageError> {
@@ -55,5 +64,36 @@ impl Inspect for MemoryStorage {
 
     async fn now(&self, queue: &QueueName) -> Result<Timestamp, StorageError> {
         self.read(queue, |queue| clock::advance(queue.last, self.store.clock.now()).0)
+    }
+}
+
+impl QueueState {
+    /// What is known of a job and of all that may hold it back.
+    fn facts(&self, id: JobId, clock: Timestamp) -> Option<Facts> {
+        let roster = &self.roster;
+        let record = roster.get(roster.key(id)?).clone();
+        let lane = &record.spec.lane;
+        let active = roster.count(JobState::Active);
+        let (of_class, of_lane) = roster.usage.active(lane, active);
+        let (queue, class, starts_of_lane) = roster.usage.starts(lane);
+        let most = COUNTED_MAX as usize;
+        let in_lane = record.state == JobState::Waiting && record.slot == Slot::Lane;
+        Some(Facts {
+            last: self.last,
+            clock,
+            config: self.config.clone(),
+            policy: self.lane_policies.get(lane).cloned(),
+            holder: self.keys.written_holder(&record.spec),
+            active: ActiveJobs { queue: active, class: of_class, lane: of_lane },
+            starts: RememberedStarts { queue, class, lane: starts_of_lane },
+            waiting: WaitingJobs {
+                in_lanes: roster.lanes.len() as u64,
+                shelved: roster.shelved_jobs(),
+                delayed: roster.count(JobState::Delayed),
+            },
+            ahead: roster.ahead(&record, most) as u64,
+            lanes_before: if in_lane { roster.lanes.before(lane, most) as u64 } else { 0 },
+            record,
+        })
     }
 }

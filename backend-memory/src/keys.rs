@@ -27,6 +27,11 @@ impl Keys {
         self.holders.get(&dedup.key).copied().filter(|holder| holder.holds(now))
     }
 
+    /// Who is written down as the holder of the job's key, whether the hold is over or not.
+    pub(crate) fn written_holder(&self, spec: &JobSpec) -> Option<JobId> {
+        self.holders.get(&spec.dedup.as_ref()?.key).map(|holder| holder.id)
+    }
+
     /// Gives a new job its key.
     pub(crate) fn take(&mut self, spec: &JobSpec, now: Timestamp) {
         let Some(dedup) = &spec.dedup else { return };

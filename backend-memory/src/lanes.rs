@@ -160,6 +160,20 @@ impl Lanes {
         self.lanes.get(&number).map(|lane| (number, &lane.key))
     }
 
+    /// How many lanes of the ring, counted up to `max`, come before this one; all of them if it is set aside.
+    pub(crate) fn before(&self, key: &LaneKey, max: usize) -> usize {
+        let number = if key.is_default() { Some(&0) } else { self.numbers.get(key) };
+        let lane = number.and_then(|number| self.lanes.get(number));
+        let turn = lane.filter(|lane| lane.standing == Standing::Ring).map_or(i64::MAX, |lane| lane.turn);
+        self.ring.range(..turn).take(max).count()
+    }
+
+    /// The line of a lane.
+    pub(crate) fn line(&self, key: &LaneKey) -> Option<&Line> {
+        let number = if key.is_default() { Some(&0) } else { self.numbers.get(key) };
+        number.and_then(|number| self.lanes.get(number)).map(|lane| &lane.line)
+    }
+
     /// How many jobs are left of a lane's turn, which begins now if it has not begun.
     pub(crate) fn credit(&mut self, number: LaneNumber, full: u32) -> u32 {
         if self.lanes.len() == 1 {

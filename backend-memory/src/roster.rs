@@ -169,6 +169,23 @@ impl Roster {
         self.shelves.get(self.shelf_numbers.get(kind)?)
     }
 
+    /// How many jobs are on shelves.
+    pub(crate) fn shelved_jobs(&self) -> u64 {
+        self.shelves.values().map(BTreeMap::len).sum::<usize>() as u64
+    }
+
+    /// How many jobs, counted up to `max`, are ahead of a Waiting one in its line.
+    pub(crate) fn ahead(&self, record: &JobRecord, max: usize) -> usize {
+        let line = match (record.state, record.slot) {
+            (JobState::Waiting, Slot::Lane) => self.lanes.line(&record.spec.lane),
+            (JobState::Waiting, Slot::Solo) => Some(&self.solo),
+            (JobState::Waiting, Slot::Shelf) => self.shelf(&record.spec.kind),
+            _ => None,
+        };
+        let at = (i64::from(record.priority.0), record.seq);
+        line.map_or(0, |line| line.range(..at).take(max).count())
+    }
+
     /// The shelves that hold jobs, and how many, in the order of kinds.
     pub(crate) fn shelved(&self) -> Vec<(JobKind, u64)> {
         let shelf = |(kind, number)| self.shelves.get(number).map(|line| (JobKind::clone(kind), line.len() as u64));

@@ -51,6 +51,19 @@ impl Usage {
         Room::new(limits, own, self.starts_of_lane.get(lane), now)
     }
 
+    /// How many jobs of a lane's class and of the lane are Active, with so many of the queue.
+    pub(crate) fn active(&self, lane: &LaneKey, active: u64) -> (u64, u64) {
+        let of_class = lane.class().and_then(|class| self.active_of_class.get(&class).copied());
+        let own = if lane.is_default() { active.saturating_sub(self.active_named) } else { 0 };
+        (of_class.unwrap_or_default(), self.active.get(lane).copied().unwrap_or(own))
+    }
+
+    /// The starts of the queue, of a lane's class and of the lane.
+    pub(crate) fn starts(&self, lane: &LaneKey) -> (Option<Starts>, Option<Starts>, Option<Starts>) {
+        let of_class = lane.class().and_then(|class| self.starts_of_class.get(&class).cloned());
+        (Some(self.starts.clone()), of_class, self.starts_of_lane.get(lane).cloned())
+    }
+
     /// The room of a class.
     pub(crate) fn room_of_class(&self, class: &LaneClass, limits: &StartLimits, now: Timestamp) -> Room {
         let active = self.active_of_class.get(class).copied().unwrap_or_default();

@@ -35,7 +35,7 @@ pub(crate) const PARKED_CLASSES: &str = "WITH RECURSIVE found(name) AS (SELECT (
 
 impl Unit<'_> {
     /// Counts the Active jobs of the classes that have limits.
-    async fn count_classes(&mut self, at: usize) -> Result<(), StorageError> {
+    pub(crate) async fn count_classes(&mut self, at: usize) -> Result<(), StorageError> {
         let queue = &self.queues[at];
         let limited = queue.config.lanes.classes.iter().filter(|(_, policy)| policy.total.concurrency.is_some());
         let classes: Vec<&str> = limited.map(|(class, _)| class.as_str()).collect();

@@ -58,9 +58,11 @@ pub(crate) const OVER: &str =
 pub(crate) const FORGET: &str = "DELETE FROM ferroq_lanes WHERE waiting=0 AND active=0 AND policy IS NULL AND key IN (SELECT \
     key FROM ferroq_lanes INDEXED BY ferroq_lanes_by_starts WHERE queue=? AND starts_until<=? ORDER BY starts_until LIMIT \
     ?+0)";
-/// Drops starts of which nothing counts any more, by `ferroq_lanes_by_starts`.
-pub(crate) const FORGET_STARTS: &str = "UPDATE ferroq_lanes SET starts=NULL,starts_until=NULL WHERE key IN (SELECT key FROM \
-    ferroq_lanes INDEXED BY ferroq_lanes_by_starts WHERE queue=? AND starts_until<=? ORDER BY starts_until LIMIT ?+0)";
+/// Drops starts of which nothing counts any more from the other rows, by `ferroq_lanes_by_starts`. A row of which nothing else
+/// is to be said keeps them for the next sweep: without starts nobody would find it.
+pub(crate) const FORGET_STARTS: &str = "UPDATE ferroq_lanes SET starts=NULL,starts_until=NULL WHERE (waiting>0 OR active>0 OR \
+    policy IS NOT NULL) AND key IN (SELECT key FROM ferroq_lanes INDEXED BY ferroq_lanes_by_starts WHERE queue=? AND \
+    starts_until<=? ORDER BY starts_until LIMIT ?+0)";
 /// Lanes with policies of their own, by `ferroq_lanes_with_policy`.
 pub(crate) const POLICIES: &str = select_lanes!(
     "ferroq_lanes INDEXED BY ferroq_lanes_with_policy WHERE queue=? AND name>? AND policy IS NOT NULL ORDER BY name LIMIT ?+0"
@@ -293,6 +295,9 @@ impl Unit<'_> {
         };
         if right {
             return Ok(());
+        }
+        if queue.lanes.counted().is_some_and(|counted| counted > active) {
+            self.queues[at].lanes.distrust();
         }
         self.resolve_lanes().await?;
         if self.queues[at].lanes.named_active() > 0 {

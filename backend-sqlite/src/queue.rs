@@ -198,6 +198,11 @@ impl Queue {
         self.now < self.last || self.now.since(self.last) >= STALE
     }
 
+    /// Whether a claim that finds nothing may leave the row as it is.
+    pub(crate) fn may_look_idle(&self) -> bool {
+        self.count(JobState::Active) == 0 && !self.is_stale()
+    }
+
     /// Lets the clock reading in, as every writing call begins.
     pub(crate) fn advance(&mut self, clock: Timestamp, script: &mut Script) {
         let before = self.last;

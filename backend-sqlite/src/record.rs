@@ -221,6 +221,13 @@ impl Row {
         rare.as_deref().map(Some).ok_or(Unreadable("its options"))
     }
 
+    /// Takes over what another row's rare parts say, if they are the same: the jobs of a lane often have nothing else.
+    pub(crate) fn share_extra(&mut self, other: &Row) {
+        if self.extra.is_some() && self.extra == other.extra && other.extra().is_ok() {
+            self.rare = other.rare.clone();
+        }
+    }
+
     /// Whether the job's lane has a name: what is rare about a spec begins with it.
     pub(crate) fn has_lane(&self) -> bool {
         self.extra.as_ref().is_some_and(|extra| extra.starts_with(b"{\"lane\":"))

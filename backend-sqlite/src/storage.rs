@@ -90,6 +90,7 @@ impl SqliteStorage {
 
     /// What a claim would answer, if it is clear that it changes nothing.
     async fn idle_claim(&self, queue: &QueueName, claim: &ClaimSpec) -> Result<Option<ClaimAnswer>, StorageError> {
+        let mut in_lanes = false;
         let probe = async |unit: &mut crate::unit::Unit<'_>| {
             let delayed = crate::row::place(0, JobState::Delayed, Slot::Lane, 0);
             let [rows] = unit.ask([(crate::queue::PROBE, vec![delayed.into(), queue.as_str().into()])]).await?;
@@ -100,13 +101,17 @@ impl SqliteStorage {
                 .transpose()
                 .map_err(|_| unexpected("a due time"))?;
             let queue = &unit.queues[at];
-            if queue.count(JobState::Active) > 0 || queue.is_stale() {
+            if !queue.may_look_idle() {
                 return Ok(None);
             }
             if queue.config.paused {
                 return Ok(Some(ClaimAnswer::default()));
             }
-            if queue.in_line() > 0 || queue.shelved > 0 || (claim.alone && queue.solo > 0) {
+            if queue.shelved > 0 || (claim.alone && queue.solo > 0) {
+                return Ok(None);
+            }
+            if queue.in_line() > 0 {
+                in_lanes = !queue.lanes.is_plain(&queue.config);
                 return Ok(None);
             }
             let (solo_waiting, now) = (queue.solo > 0, queue.now);
@@ -117,7 +122,16 @@ impl SqliteStorage {
             let look_again = next.map(|next| next.since(now));
             Ok(Some(ClaimAnswer { look_again, solo_waiting, ..ClaimAnswer::default() }))
         };
-        self.readers.look_once(probe).await
+        let answer = self.readers.look_once(probe).await?;
+        if !in_lanes {
+            return Ok(answer);
+        }
+        // There are jobs in line: perhaps in lanes that are all set aside.
+        let look = async |unit: &mut crate::unit::Unit<'_>| match unit.queue(queue).await? {
+            Some(at) => unit.idle_in_lanes(at, claim).await,
+            None => Ok(None),
+        };
+        self.readers.look(look).await
     }
 
     /// What a sweep would answer, if it is clear that it changes nothing.

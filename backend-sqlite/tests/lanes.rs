@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ferroq_core::clock::ManualClock;
 use ferroq_core::job::{JobKind, JobSpec, LaneKey, Payload, QueueName, WorkerId};
-use ferroq_core::policy::lanes::{LanePolicy, LaneRules};
+use ferroq_core::policy::lanes::{LanePolicy, LaneRules, Say};
 use ferroq_core::storage::{
     Claim, ClaimSpec, Control, EnqueueRequest, ExchangeRequest, Jobs, Outcome, QueueConfig, Settlement,
 };
@@ -122,4 +122,68 @@ async fn policies_of_lanes_are_listed_in_the_order_of_keys_and_leave_with_the_la
     assert_eq!(keys(Some(&LaneKey::DEFAULT), 9).await, [lane("a"), lane("b")]);
     storage.configure_lane(&queue(), &lane("a"), None).await.expect("it is removed");
     assert_eq!((keys(None, 9).await.len(), rows(&directory).await), (2, 1));
+}
+
+fn in_each(concurrency: u32) -> QueueConfig {
+    let each = LanePolicy { concurrency: Say::Limit(concurrency), ..LanePolicy::default() };
+    let mut config = QueueConfig::default();
+    config.lanes = LaneRules { every: each, ..LaneRules::default() };
+    config
+}
+
+async fn damage(directory: &TempDir, extra: &str) {
+    let options = SqliteConnectOptions::new().filename(directory.path().join("q.db"));
+    let mut conn = options.connect().await.expect("a connection");
+    let sql = "UPDATE ferroq_jobs SET extra=CAST(? AS BLOB) WHERE started_at IS NOT NULL AND finished_at IS NULL";
+    let done = sqlx::query(sql).bind(extra).execute(&mut conn).await.expect("it is damaged");
+    assert_eq!(done.rows_affected(), 1, "one job is Active");
+}
+
+/// The lane of a job whose rare parts can't be read, or say another lane by now, was once taken for one that still had that
+/// job at work, and with a limit of one nothing of it ever started again.
+#[tokio::test]
+async fn a_running_job_whose_lane_is_damaged_gives_its_slot_back() {
+    for extra in ["{bad", "{\"lane\":\"b\"}", "{}"] {
+        let (directory, storage) = store().await;
+        storage.configure(&queue(), in_each(1)).await.expect("it is configured");
+        put(&storage, vec![job(lane("a")), job(lane("a"))]).await;
+        let first = exchange(&storage, Vec::new(), 9).await;
+        assert_eq!(first.len(), 1, "the lane has one slot");
+        damage(&directory, extra).await;
+        // A handle that remembers nothing of the job.
+        let other = SqliteStorage::open(SqliteOptions::new(directory.path().join("q.db"))).await.expect("it opens");
+        let next = exchange(&other, first, 9).await;
+        let next = if next.is_empty() { exchange(&other, Vec::new(), 9).await } else { next };
+        assert_eq!(next.len(), 1, "after {extra}");
+        assert!(exchange(&other, next, 9).await.is_empty());
+        assert_eq!(rows(&directory).await, 0, "after {extra}");
+    }
+}
+
+#[tokio::test]
+async fn jobs_at_work_before_their_lanes_had_a_limit_count_under_it() {
+    let (directory, storage) = store().await;
+    put(&storage, (0..4).map(|_| job(lane("a"))).collect()).await;
+    let mut held = exchange(&storage, Vec::new(), 2).await;
+    storage.configure(&queue(), in_each(2)).await.expect("it is configured");
+    assert!(exchange(&storage, Vec::new(), 2).await.is_empty(), "two of the lane are at work");
+    let last = held.pop().expect("two");
+    assert_eq!(exchange(&storage, vec![last], 2).await.len(), 1);
+    storage.configure(&queue(), QueueConfig::default()).await.expect("it is configured");
+    assert_eq!(exchange(&storage, held, 2).await.len(), 1);
+    assert_eq!(rows(&directory).await, 1, "the limit's counts last while jobs are at work");
+}
+
+#[tokio::test]
+async fn a_poll_of_lanes_that_are_all_set_aside_waits_for_no_writer() {
+    let (directory, storage) = store().await;
+    let paused = LanePolicy { paused: true, ..LanePolicy::default() };
+    storage.configure_lane(&queue(), &lane("a"), Some(paused)).await.expect("it is stored");
+    put(&storage, vec![job(lane("a"))]).await;
+    assert!(exchange(&storage, Vec::new(), 1).await.is_empty(), "the lane is set aside");
+    let options = SqliteConnectOptions::new().filename(directory.path().join("q.db"));
+    let mut conn = options.connect().await.expect("a connection");
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut conn).await.expect("a writer's lock");
+    assert!(exchange(&storage, Vec::new(), 1).await.is_empty());
+    sqlx::raw_sql("ROLLBACK").execute(&mut conn).await.expect("the lock's end");
 }

@@ -115,12 +115,7 @@ async fn open(db: &Path) -> Result<Client, Box<dyn Error>> {
 /// Records are the result here, and what tells a second run which files are done; so none is ever pruned.
 async fn keep_everything(queue: &QueueHandle) -> Result<(), Box<dyn Error>> {
     let forever = KeepRule { age: Duration::from_secs(100 * 365 * 24 * 3600), count: u64::from(u32::MAX) };
-    let mut config = queue.config().await?;
-    let retention = Retention { completed: forever, failed: forever, cancelled: forever };
-    if config.retention != retention {
-        config.retention = retention;
-        queue.configure(config).await?;
-    }
+    queue.retention(Retention { completed: forever, failed: forever, cancelled: forever }).await?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use ferroq_core::policy::lanes::{LANES_SET_ASIDE_MAX, LaneTerms, Room};
 use ferroq_core::storage::{ClaimAnswer, ClaimSpec, StorageError};
 
 use crate::jobs::claim::{Look, Looked, NEXT_RANK, SHELF_HAS, SHORT_BYTES, limit, line_ask, read_line};
-use crate::lanes::{OWN, Standing};
+use crate::lanes::{ByNumber, OWN, Standing};
 use crate::record::numbers_json;
 use crate::row::{INLINE_BYTES_MAX, Row, packed, place, slot_of};
 use crate::unit::{Unit, first_int};
@@ -31,7 +31,7 @@ struct Heads {
     lanes: VecDeque<i64>,
     /// Whether these are all lanes of the ring, so that one that goes to its end is here as well.
     are_all: bool,
-    jobs: HashMap<i64, VecDeque<Row>>,
+    jobs: ByNumber<VecDeque<Row>>,
 }
 
 impl Unit<'_> {
@@ -196,7 +196,7 @@ impl Unit<'_> {
             lanes.push((turn, OWN));
         }
         lanes.sort_unstable();
-        Ok(Heads { lanes: lanes.into_iter().map(|(_, number)| number).collect(), are_all, jobs: HashMap::new() })
+        Ok(Heads { lanes: lanes.into_iter().map(|(_, number)| number).collect(), are_all, jobs: ByNumber::default() })
     }
 
     /// Reads the jobs that the next visits will look at, as far as can be told: all anew, because what was read before is
@@ -250,10 +250,37 @@ impl Unit<'_> {
         let places = numbers_json(places);
         let [answer] = self.ask([(FIRST, vec![inline.into(), inline.into(), most.into(), places.into()])]).await?;
         heads.jobs.clear();
-        for row in read_line(&answer)? {
-            heads.jobs.entry(slot_of(row.place).1).or_default().push_back(row);
+        for mut row in read_line(&answer)? {
+            let jobs = heads.jobs.entry(slot_of(row.place).1).or_default();
+            if let Some(before) = jobs.back() {
+                row.share_extra(before);
+            }
+            jobs.push_back(row);
         }
         Ok(())
+    }
+
+    /// What a claim would answer for whom nothing can start: no lane of the ring has room, and none is to come back. `None` if
+    /// it might change something.
+    pub(crate) async fn idle_in_lanes(
+        &mut self,
+        at: usize,
+        claim: &ClaimSpec,
+    ) -> Result<Option<ClaimAnswer>, StorageError> {
+        let queue = &self.queues[at];
+        let solo = claim.alone && queue.solo > 0;
+        let counts = queue.lanes.counted().is_some() || !queue.lanes.needs_count(&queue.config);
+        if !queue.may_look_idle() || queue.config.paused || queue.shelved > 0 || solo || !counts {
+            return Ok(None);
+        }
+        let now = queue.now;
+        self.count_classes(at).await?;
+        if self.held_until(at).await?.is_some_and(|until| until <= now) {
+            return Ok(None);
+        }
+        // What stands aside and may start, what is to come back because rules changed, and what is due all mean more.
+        let answer = self.look_ahead(at, claim, Looked::default(), None).await?;
+        Ok((!answer.more).then_some(answer))
     }
 
     /// Says when to ask again.

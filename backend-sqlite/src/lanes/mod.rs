@@ -9,6 +9,7 @@ mod room;
 mod steps;
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use ferroq_core::clock::Timestamp;
 use ferroq_core::job::{LaneClass, LaneKey};
@@ -23,6 +24,31 @@ const LANES_KEPT_MAX: usize = 4096;
 
 /// The number of the default lane.
 pub(crate) const OWN: i64 = 0;
+
+/// Maps by the numbers of lanes, which are looked up several times for each visit. The numbers are given here, so that nobody
+/// can choose them to collide.
+pub(crate) type ByNumber<T> = HashMap<i64, T, BuildHasherDefault<NumberHasher>>;
+
+/// See [`ByNumber`].
+#[derive(Debug, Default)]
+pub(crate) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_i64(i64::from(*byte));
+        }
+    }
+
+    fn write_i64(&mut self, number: i64) {
+        // Numbers follow one another; the upper bits have to tell them apart as well.
+        self.0 = (self.0 ^ number.cast_unsigned()).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
 
 /// Where a lane stands. The numbers are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,7 +176,7 @@ pub(crate) struct Lanes {
     starts: Option<Starts>,
     starts_of_class: BTreeMap<LaneClass, Starts>,
     #[serde(skip)]
-    lanes: HashMap<i64, Lane>,
+    lanes: ByNumber<Lane>,
     #[serde(skip)]
     numbers: HashMap<LaneKey, i64>,
     /// Those lanes whose rows are to be written.
@@ -167,6 +193,9 @@ pub(crate) struct Lanes {
     ring_to: Option<i64>,
     #[serde(skip)]
     steps: Vec<Step>,
+    /// The keys of the jobs that left, in their order.
+    #[serde(skip)]
+    left: Vec<i64>,
     /// How many jobs of a class are Active, where that was counted.
     #[serde(skip)]
     pub(crate) active_of_class: HashMap<LaneClass, i64>,
@@ -198,7 +227,7 @@ impl Lanes {
                 self.numbers.remove(&lane.key);
             }
         }
-        self.steps.clear();
+        self.forget_steps();
         self.changed = false;
         self.shed();
         self

@@ -71,7 +71,7 @@ impl Lanes {
 
     /// A job's lane was misread, because it is damaged: what was counted is not to be relied on, and lanes that are set aside
     /// may have been for no reason.
-    pub(super) fn distrust(&mut self) {
+    pub(crate) fn distrust(&mut self) {
         self.counting = false;
         self.reopen();
         self.changed = true;

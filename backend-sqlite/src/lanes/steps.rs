@@ -9,8 +9,13 @@ use super::{Gate, Lanes, OWN, Standing};
 pub(super) enum Step {
     /// A job came to the line of a lane; whether it is in a batch already.
     Stand(LaneKey, bool),
-    /// The job with this key left the line of the lane with this number.
-    Leave(i64, i64),
+    /// Jobs left the line of a lane.
+    Leave {
+        /// The lane's number.
+        lane: i64,
+        /// How many.
+        jobs: i64,
+    },
     /// A job of a lane became Active.
     Start(LaneKey),
     /// It no longer is.
@@ -32,8 +37,14 @@ impl Lanes {
             return;
         }
         // A job that only moves in its line does not leave its lane in between.
-        if matches!(self.steps.last(), Some(Step::Leave(_, left)) if *left == job) {
-            self.steps.pop();
+        if let Some(Step::Leave { jobs, .. }) = self.steps.last_mut()
+            && self.left.last() == Some(&job)
+        {
+            self.left.pop();
+            *jobs -= 1;
+            if *jobs == 0 {
+                self.steps.pop();
+            }
             return;
         }
         self.steps.push(Step::Stand(lane, in_batch));
@@ -41,8 +52,13 @@ impl Lanes {
 
     /// A job left the line of a lane.
     pub(crate) fn leave(&mut self, number: i64, job: i64) {
-        if number != OWN || !self.is_trivial() {
-            self.steps.push(Step::Leave(number, job));
+        if number == OWN && self.is_trivial() {
+            return;
+        }
+        self.left.push(job);
+        match self.steps.last_mut() {
+            Some(Step::Leave { lane, jobs }) if *lane == number => *jobs += 1,
+            _ => self.steps.push(Step::Leave { lane: number, jobs: 1 }),
         }
     }
 
@@ -85,9 +101,9 @@ impl Lanes {
                         names.push(lane);
                     }
                 }
-                Step::Leave(number, _) => {
-                    if *number != OWN && !self.lanes.contains_key(number) {
-                        numbers.push(*number);
+                Step::Leave { lane, .. } => {
+                    if *lane != OWN && !self.lanes.contains_key(lane) {
+                        numbers.push(*lane);
                     }
                 }
             }
@@ -102,6 +118,7 @@ impl Lanes {
     /// A queue that was removed has nothing to do.
     pub(crate) fn forget_steps(&mut self) {
         self.steps.clear();
+        self.left.clear();
     }
 
     /// Does what was noted, now that all rows are there; `in_line` jobs are in line after it.
@@ -110,6 +127,7 @@ impl Lanes {
             return;
         }
         let mut steps = std::mem::take(&mut self.steps);
+        self.left.clear();
         self.changed = true;
         // What is in the default lane's line is what the others leave of all.
         let (mut own, mut named) = (0, 0);
@@ -117,8 +135,8 @@ impl Lanes {
             match step {
                 Step::Stand(lane, _) if lane.is_default() => own += 1,
                 Step::Stand(..) => named += 1,
-                Step::Leave(OWN, _) => own -= 1,
-                Step::Leave(..) => named -= 1,
+                Step::Leave { lane: OWN, jobs } => own -= jobs,
+                Step::Leave { jobs, .. } => named -= jobs,
                 Step::Start(_) | Step::Stop(_) | Step::Release(_) => {}
             }
         }
@@ -144,16 +162,16 @@ impl Lanes {
                         self.rejoin(number);
                     }
                 }
-                Step::Leave(OWN, _) => {
-                    own -= 1;
+                Step::Leave { lane: OWN, jobs } => {
+                    own -= jobs;
                     if own == 0 {
                         (self.own.standing, self.own.gate) = (Standing::Ring, Gate::default());
                     }
                 }
-                Step::Leave(number, _) => {
-                    self.named_waiting -= 1;
+                Step::Leave { lane: number, jobs } => {
+                    self.named_waiting -= jobs;
                     let lane = self.lane_mut(number);
-                    lane.waiting -= 1;
+                    lane.waiting -= jobs;
                     if lane.waiting <= 0 {
                         lane.gate = Gate::default();
                         self.set_standing(number, Standing::Out);

@@ -12,7 +12,7 @@ use super::settings::{Settings, setters};
 use super::{Client, ClientError, JobHandle};
 use crate::codec::CodecError;
 use crate::context::Run;
-use crate::job::{DedupKey, Job, JobId, JobSpec, QueueName};
+use crate::job::{DedupKey, Job, JobId, JobSpec, LaneKey, QueueName};
 use crate::policy::dedup::{Dedup, DedupMode, problem};
 use crate::storage::{EnqueueAnswer, EnqueueRequest, StorageError};
 
@@ -70,6 +70,7 @@ pub struct EnqueueAll<J> {
     jobs: Vec<J>,
     settings: Settings,
     keys: Option<Keys>,
+    lanes: Option<Vec<String>>,
 }
 
 /// Each job's own dedup key, in their order.
@@ -80,7 +81,7 @@ struct Keys {
 
 impl<J: Job> EnqueueAll<J> {
     pub(crate) fn new(client: Client, jobs: Vec<J>) -> Self {
-        EnqueueAll { client, jobs, settings: Settings::of::<J>(), keys: None }
+        EnqueueAll { client, jobs, settings: Settings::of::<J>(), keys: None, lanes: None }
     }
 
     setters!();
@@ -92,6 +93,12 @@ impl<J: Job> EnqueueAll<J> {
         self.keys = Some(Keys { keys: self.jobs.iter().map(|job| key(job).into()).collect(), mode });
         self
     }
+
+    /// Puts each job in a lane of its own; [`lane`](Self::lane) puts all of them in one.
+    pub fn lane_by<K: Into<String>>(mut self, mut lane: impl FnMut(&J) -> K) -> Self {
+        self.lanes = Some(self.jobs.iter().map(|job| lane(job).into()).collect());
+        self
+    }
 }
 
 impl<J: Job> IntoFuture for EnqueueAll<J> {
@@ -100,7 +107,7 @@ impl<J: Job> IntoFuture for EnqueueAll<J> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let EnqueueAll { client, jobs, settings, keys } = self;
+            let EnqueueAll { client, jobs, settings, keys, lanes } = self;
             if jobs.len() > 1 && settings.has_dedup() {
                 let problem = "dedup(..) would give every job the same key, so that only the first is inserted; use \
                     dedup_by(..) to give each its own";
@@ -112,6 +119,9 @@ impl<J: Job> IntoFuture for EnqueueAll<J> {
             for (place, job) in jobs.iter().enumerate() {
                 if let Some(Keys { keys, mode }) = &keys {
                     checked.set_key(Dedup { key: DedupKey::new(&keys[place])?, mode: *mode });
+                }
+                if let Some(lanes) = &lanes {
+                    checked.set_lane(LaneKey::new(&lanes[place])?);
                 }
                 specs.push(checked.spec(JobId::new(), job, bytes_max)?);
             }

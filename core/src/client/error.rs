@@ -26,6 +26,11 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Refuses what makes no sense, if there is anything.
+    pub(super) fn refuse(problems: Vec<String>) -> Result<(), ClientError> {
+        if problems.is_empty() { Ok(()) } else { Err(ClientError::Invalid { problems }) }
+    }
+
     /// Whether the call may have had an effect.
     pub fn effect(&self) -> Effect {
         match self {

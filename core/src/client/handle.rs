@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Client, ClientError};
 use crate::codec::{self, CodecError};
 use crate::job::{CodecTag, ErrorEntry, FailReason, Job, JobId, JobRecord, JobSpec, JobState, Payload, QueueName};
+use crate::policy::explain::Explanation;
 use crate::storage::{Act, ActAnswer, EnqueueAnswer, StorageError};
 
 /// How often a waiter looks for itself, in case the hint that the job ended was lost.
@@ -91,6 +92,14 @@ impl<J> JobHandle<J> {
     /// [`ClientError::Storage`].
     pub async fn record(&self) -> Result<Option<JobRecord>, ClientError> {
         Ok(self.client.storage().job(Some(&self.queue), self.id).await?)
+    }
+
+    /// Why it is not running now, or that it is: as data, and in words.
+    ///
+    /// # Errors
+    /// [`ClientError::Storage`].
+    pub async fn explain(&self) -> Result<Explanation, ClientError> {
+        Ok(self.client.storage().explain(&self.queue, self.id).await?)
     }
 
     /// Cancels it: at once if it is not running, else by asking its worker; see [`Client::cancel`].

@@ -1,11 +1,14 @@
 //! The app's side of the queue: put jobs in, see what became of them, change their course. A client is cheap to clone
 //! and shares its storage handle and its numbering of calls with its clones.
 
+mod change;
 mod enqueue;
 mod error;
 mod events;
 mod handle;
+mod lanes;
 mod limiter;
+mod limits;
 mod payload_key;
 mod queue;
 pub(crate) mod settings;
@@ -19,11 +22,14 @@ pub use enqueue::{Enqueue, EnqueueAll, FollowUp};
 pub use error::ClientError;
 pub use events::EventItem;
 pub use handle::{JobHandle, WaitError};
+pub use lanes::{LaneChange, LaneClassHandle, LaneHandle, QueueLanes};
 pub use limiter::Limiter;
+pub use limits::{LimitsChange, QueueLimits};
 pub use queue::QueueHandle;
 
 use crate::event::EventCursor;
 use crate::job::{Job, JobId, JobRecord, NameError, PAYLOAD_BYTES_MAX_DEFAULT, Priority, QueueName, Start};
+use crate::policy::explain::Explanation;
 use crate::policy::rate::Rate;
 use crate::storage::{Act, ActAnswer, ActRequest, Selection, Session, Storage};
 use crate::worker::gate::Gate;
@@ -85,6 +91,17 @@ impl Client {
     /// [`ClientError::Storage`].
     pub async fn job(&self, id: JobId) -> Result<Option<JobRecord>, ClientError> {
         Ok(self.storage.job(None, id).await?)
+    }
+
+    /// Why a job is not running now, or that it is, whatever queue it is in: as data, and in words.
+    ///
+    /// # Errors
+    /// [`ClientError::Storage`].
+    pub async fn explain(&self, id: JobId) -> Result<Explanation, ClientError> {
+        match self.job(id).await? {
+            Some(record) => Ok(self.storage.explain(&record.spec.queue, id).await?),
+            None => Ok(Explanation::unknown(id)),
+        }
     }
 
     /// The handle of a job that is known by its id, whatever queue it is in; `None` if there is no such job.

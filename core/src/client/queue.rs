@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Client, ClientError};
 use crate::event::EventCursor;
 use crate::job::{JobId, JobRecord, JobState, NameError, Priority, QueueName, Start};
+use crate::policy::retention::Retention;
 use crate::storage::{
     Act, ActAnswer, ActReport, ActRequest, JobFilter, ListCursor, ListRequest, ObliterateAnswer, Page, QueueConfig,
     QueueCounts, Selection,
@@ -16,8 +17,8 @@ const STEP_ITEMS: usize = 500;
 /// One queue; made by [`Client::queue`].
 #[derive(Clone, Debug)]
 pub struct QueueHandle {
-    client: Client,
-    name: QueueName,
+    pub(super) client: Client,
+    pub(super) name: QueueName,
 }
 
 impl QueueHandle {
@@ -77,7 +78,8 @@ impl QueueHandle {
         Ok(self.client.storage().config(&self.name).await?)
     }
 
-    /// Stores its settings, for every process.
+    /// Stores all of its settings, for every process, whatever they were; to change some of them, see
+    /// [`change`](Self::change).
     ///
     /// # Errors
     /// [`ClientError::Storage`].
@@ -86,15 +88,22 @@ impl QueueHandle {
     }
 
     /// Names the queue that gets a copy of each job that fails for good here, for every process; or none. The other
-    /// settings stay as they are, unless somebody else changes them at the same moment.
+    /// settings stay as they are.
     ///
     /// # Errors
     /// [`ClientError::Invalid`] if that is no name, [`ClientError::Storage`] also if it is this very queue.
     pub async fn dead_letter(&self, queue: Option<&str>) -> Result<(), ClientError> {
         let invalid = |error: NameError| ClientError::Invalid { problems: vec![error.to_string()] };
-        let mut config = self.config().await?;
-        config.dead_letter = queue.map(QueueName::new).transpose().map_err(invalid)?;
-        self.configure(config).await
+        let queue = queue.map(QueueName::new).transpose().map_err(invalid)?;
+        self.change(|config| config.dead_letter.clone_from(&queue)).await.map(drop)
+    }
+
+    /// Sets how long and how many records of ended jobs are kept, for every process. The other settings stay as they are.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change).
+    pub async fn retention(&self, retention: Retention) -> Result<(), ClientError> {
+        self.change(|config| config.retention = retention).await.map(drop)
     }
 
     /// Stops claims from it, in every process. Jobs that run go on, jobs can be enqueued.

@@ -144,6 +144,11 @@ impl Checked {
         (self.dedup, self.by_payload) = (Some(dedup), None);
     }
 
+    /// Puts the next jobs in this lane, whatever lane they would have been in.
+    pub(crate) fn set_lane(&mut self, lane: LaneKey) {
+        self.lane = lane;
+    }
+
     pub(crate) fn spec<J: Job>(&self, id: JobId, job: &J, bytes_max: usize) -> Result<Arc<JobSpec>, ClientError> {
         let payload = codec::encode_job(job, bytes_max)?;
         let dedup = match self.by_payload {
@@ -185,7 +190,7 @@ macro_rules! setters {
             self
         }
 
-        /// Puts it in this lane of the queue.
+        /// Puts it in this lane of the queue: `key`, or `class/key`. The lanes of a queue take turns.
         pub fn lane(mut self, name: impl AsRef<str>) -> Self {
             self.settings.set_lane(name.as_ref());
             self

@@ -153,15 +153,18 @@ pub enum Say<T> {
     Limit(T),
 }
 
+impl<T> From<T> for Say<T> {
+    fn from(limit: T) -> Self {
+        Say::Limit(limit)
+    }
+}
+
 impl<T> Say<T> {
-    fn or(self, above: Self) -> Self {
-        match self {
-            Say::Inherit => above,
-            said => said,
-        }
+    fn is_inherited(&self) -> bool {
+        matches!(self, Say::Inherit)
     }
 
-    fn limit(self) -> Option<T> {
+    fn limit(&self) -> Option<&T> {
         match self {
             Say::Limit(limit) => Some(limit),
             Say::Inherit | Say::Unlimited => None,
@@ -230,16 +233,19 @@ impl LaneRules {
     /// What the rules, with the lane's own policy if it has one, come to for this lane.
     pub fn terms(&self, lane: &LaneKey, own: Option<&LanePolicy>) -> LaneTerms {
         let class = lane.class().and_then(|class| self.classes.get(&class)).map(|class| &class.each);
-        let said: Vec<&LanePolicy> = own.into_iter().chain(class).chain([&self.every]).collect();
-        let weight = said.iter().find_map(|policy| policy.weight).unwrap_or(1);
+        // The first that says something has its way.
+        let said = || own.into_iter().chain(class).chain([&self.every]);
+        let concurrency = said().map(|policy| &policy.concurrency).find(|said| !said.is_inherited());
+        let rate = said().map(|policy| &policy.rate).find(|said| !said.is_inherited());
+        let batch = said().map(|policy| &policy.batch).find(|said| !said.is_inherited());
         LaneTerms {
-            turn_jobs: self.quantum.saturating_mul(weight).max(1),
+            turn_jobs: self.quantum.saturating_mul(said().find_map(|policy| policy.weight).unwrap_or(1)).max(1),
             limits: StartLimits {
-                concurrency: said.iter().fold(Say::Inherit, |said, policy| said.or(policy.concurrency)).limit(),
-                rate: said.iter().fold(Say::Inherit, |said: Say<Rate>, policy| said.or(policy.rate.clone())).limit(),
+                concurrency: concurrency.and_then(Say::limit).copied(),
+                rate: rate.and_then(Say::limit).cloned(),
             },
-            batch: said.iter().fold(Say::Inherit, |said, policy| said.or(policy.batch)).limit(),
-            paused: said.iter().any(|policy| policy.paused),
+            batch: batch.and_then(|said| said.limit().copied()),
+            paused: said().any(|policy| policy.paused),
         }
     }
 
@@ -278,8 +284,8 @@ impl LanePolicy {
         if self.batch.limit().is_some_and(|gate| gate.size == 0) {
             problems.push(format!("a batch of 0 jobs for {whom} holds none; give a size of 1 or more"));
         }
-        let concurrency = self.concurrency.limit();
-        let rate = self.rate.clone().limit();
+        let concurrency = self.concurrency.limit().copied();
+        let rate = self.rate.limit().cloned();
         problems.extend(StartLimits { concurrency, rate }.problems(whom));
         problems
     }

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod dead_letter;
 pub mod dedup;
 pub mod enqueue;
+pub mod explain;
 pub mod lanes;
 pub mod rate;
 pub mod retention;

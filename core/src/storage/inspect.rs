@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{JobFilter, StorageError};
 use crate::clock::Timestamp;
 use crate::job::{JobId, JobKind, JobRecord, JobState, QueueName, Slot};
+use crate::policy::explain::Explanation;
 
 /// How many jobs a queue has, by state, and what stands in their way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +155,26 @@ pub trait Inspect: Send + Sync + 'static {
     /// # Backends
     /// The same on all.
     async fn job(&self, queue: Option<&QueueName>, id: JobId) -> Result<Option<JobRecord>, StorageError>;
+
+    /// Why a job is not running now, or that it is. A job that is not there is explained as [`Reason::Unknown`].
+    ///
+    /// # Guarantees
+    /// Everything in the answer was true at one moment, and as [`explain`](crate::policy::explain::explain) decides: while
+    /// there is a reason, no claim hands the job out; if it is ready, one that asks for enough jobs does. Nothing is written,
+    /// and no backlog is walked: what is counted is counted up to [`COUNTED_MAX`].
+    ///
+    /// # Repeating
+    /// A read.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Busy`.
+    ///
+    /// # Backends
+    /// The same on all.
+    ///
+    /// [`Reason::Unknown`]: crate::policy::explain::Reason::Unknown
+    /// [`COUNTED_MAX`]: crate::policy::explain::COUNTED_MAX
+    async fn explain(&self, queue: &QueueName, id: JobId) -> Result<Explanation, StorageError>;
 
     /// A page of a queue's jobs.
     ///

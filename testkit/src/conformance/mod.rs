@@ -42,6 +42,7 @@ topics! {
     acts, __conformance_acts;
     queues, __conformance_queues;
     lists, __conformance_lists;
+    explain, __conformance_explain;
     events, __conformance_events;
     watch, __conformance_watch;
     transfer, __conformance_transfer;

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use ferroq_core::clock::Timestamp;
 use ferroq_core::event::EventCursor;
 use ferroq_core::job::{JobId, JobRecord, LaneKey, LimiterName, QueueName};
+use ferroq_core::policy::explain::Explanation;
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
@@ -156,6 +157,10 @@ impl<P: Faults> Jobs for Faulty<P> {
 impl<P: Faults> Inspect for Faulty<P> {
     async fn job(&self, queue: Option<&QueueName>, id: JobId) -> Result<Option<JobRecord>, StorageError> {
         self.through(Visit::read("job"), self.inner.job(queue, id)).await
+    }
+
+    async fn explain(&self, queue: &QueueName, id: JobId) -> Result<Explanation, StorageError> {
+        self.through(Visit::read("explain"), self.inner.explain(queue, id)).await
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page, StorageError> {

@@ -14,6 +14,7 @@ mod leases;
 pub mod limits;
 mod liveness;
 mod order;
+mod starts;
 #[cfg(test)]
 mod tests;
 mod transitions;
@@ -94,7 +95,7 @@ impl std::error::Error for Violation {}
 pub type Checker = fn(&History) -> Result<(), (usize, String)>;
 
 /// Every invariant, by the name that a violation gives it.
-pub const ALL: [(&str, Checker); 13] = [
+pub const ALL: [(&str, Checker); 14] = [
     ("conservation: acknowledged = live + ended + removed", conservation::check),
     ("one current lease per job", leases::check),
     ("epochs only rise", epochs::check),
@@ -106,6 +107,7 @@ pub const ALL: [(&str, Checker); 13] = [
     ("each job in exactly the index that its state names", index::check),
     ("counts equal rows", counts::check),
     ("no window of a rate has more starts than its limit", limits::check),
+    ("what is paused does not start, and no more start than a queue, class or lane may", starts::check),
     ("settle is idempotent", idempotence::check),
     ("liveness: with the faults gone, every eligible job ends", liveness::check),
 ];

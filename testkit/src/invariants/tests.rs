@@ -247,6 +247,77 @@ fn a_key_with_two_holders_or_none_is_refused() {
 }
 
 #[test]
+fn starts_beyond_what_was_said_of_their_lane_are_refused() {
+    use crate::harness::SpecExt;
+    use ferroq_core::job::{LaneClass, LaneKey};
+    use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy, Say, StartLimits};
+    use ferroq_core::policy::rate::Rate;
+    use ferroq_core::storage::QueueConfig;
+
+    let (a, b, other) = (spec(1).lane("c/x"), spec(2).lane("c/x"), spec(3).lane("d/x"));
+    let all = |jobs: &[&JobSpec]| Step::Seen(snapshot(jobs.iter().map(|job| record(job, JobState::Active)).collect()));
+    let configured = |change: &dyn Fn(&mut QueueConfig)| {
+        let mut config = QueueConfig::default();
+        change(&mut config);
+        step(Call::Configure { queue: queue(), config }, Answer::Configure)
+    };
+    let own = |policy: LanePolicy| {
+        let lane = LaneKey::new("c/x").expect("legal");
+        step(Call::ConfigureLane { queue: queue(), lane, policy: Some(policy) }, Answer::Configure)
+    };
+    let in_class = |policy: ClassPolicy| {
+        configured(&|config| {
+            config.lanes.classes.insert(LaneClass::new("c").expect("legal"), policy.clone());
+        })
+    };
+    let one = StartLimits { concurrency: Some(1), rate: Some(Rate::per_minute(1)) };
+    let each =
+        LanePolicy { concurrency: Say::Limit(1), rate: Say::Limit(Rate::per_minute(1)), ..LanePolicy::default() };
+    let ways = [
+        configured(&|config| config.limits = one.clone()),
+        configured(&|config| config.lanes.every = each.clone()),
+        in_class(ClassPolicy { each: each.clone(), ..ClassPolicy::default() }),
+        in_class(ClassPolicy { total: one.clone(), ..ClassPolicy::default() }),
+        own(each.clone()),
+    ];
+    for (place, way) in ways.into_iter().enumerate() {
+        let both = claim(&[(&a, 10), (&b, 10)]);
+        let what = refuses(starts::check, vec![way.clone(), both]);
+        assert!(what.contains("2 starts"), "{what}");
+        let later = |job| vec![way.clone(), claim(&[(&a, 10)]), sweep(1), claim(&[(job, 11)])];
+        refuses(starts::check, later(&b));
+        if place > 0 {
+            accepts(starts::check, later(&other));
+        }
+        accepts(starts::check, vec![way, claim(&[(&a, 10)]), all(&[&a])]);
+    }
+    let slots = [
+        configured(&|config| config.limits.concurrency = Some(1)),
+        own(LanePolicy { concurrency: Say::Limit(1), ..LanePolicy::default() }),
+        in_class(ClassPolicy { total: StartLimits { concurrency: Some(1), rate: None }, ..ClassPolicy::default() }),
+    ];
+    for way in slots {
+        refuses(starts::check, vec![way.clone(), claim(&[(&b, 10)]), all(&[&a, &b])]);
+        accepts(starts::check, vec![claim(&[(&b, 10)]), way.clone(), all(&[&a, &b])]);
+        accepts(starts::check, vec![way, claim(&[]), all(&[&a, &b])]);
+    }
+    let paused = LanePolicy { paused: true, ..LanePolicy::default() };
+    let pauses = [
+        configured(&|config| config.paused = true),
+        configured(&|config| config.lanes.every = paused.clone()),
+        in_class(ClassPolicy { each: paused.clone(), ..ClassPolicy::default() }),
+        own(paused.clone()),
+    ];
+    for pause in pauses {
+        refuses(starts::check, vec![pause.clone(), claim(&[(&a, 10)])]);
+        accepts(starts::check, vec![claim(&[(&a, 10)]), pause]);
+    }
+    let free = own(LanePolicy { rate: Say::Unlimited, concurrency: Say::Unlimited, ..LanePolicy::default() });
+    let every = configured(&|config| config.lanes.every = each.clone());
+    accepts(starts::check, vec![every, free, claim(&[(&a, 10), (&b, 10)]), all(&[&a, &b])]);
+}
+
+#[test]
 fn a_job_missing_from_its_index_is_refused() {
     let a = spec(1);
     let seen = || snapshot(vec![record(&a, JobState::Waiting)]);

@@ -7,6 +7,7 @@ mod leases;
 mod letters;
 mod operators;
 mod repeats;
+mod said;
 mod wrap;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use ferroq_core::storage::Storage;
 
+use said::Misheard;
 use wrap::mutate;
 
 /// A storage with one mistake.
@@ -65,6 +67,13 @@ pub fn all() -> Vec<Mutant> {
         mutant("starts_expired_jobs", "an expired job is not started", mutate::<operators::NeverExpires>),
         mutant("copies_nothing", "a job that failed for good leaves a dead letter", mutate::<letters::NoCopies>),
         mutant("loses_redriven_jobs", "a redrive brings a dead letter home", mutate::<letters::RedriveRemoves>),
+        mutant("gives_one_slot_too_many", "a concurrency is never exceeded", mutate::<Misheard<said::OneSlotMore>>),
+        mutant("gives_one_start_too_many", "a queue's and a lane's rate hold", mutate::<Misheard<said::OneStartMore>>),
+        mutant("claims_from_paused_lanes", "a paused lane starts nothing", mutate::<Misheard<said::NoPause>>),
+        mutant("ignores_class_totals", "a class shares its limits", mutate::<Misheard<said::NoTotals>>),
+        mutant("ignores_weights", "a turn is as long as its lane's weight", mutate::<Misheard<said::NoWeights>>),
+        mutant("lifts_no_limits", "a lane's policy may lift a limit", mutate::<Misheard<said::NoLifting>>),
+        mutant("ignores_lanes", "lanes take turns", mutate::<operators::OneLane>),
         mutant("ignores_bytes", "a claim keeps to max_bytes", mutate::<operators::AnySize>),
     ]
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ferroq_core::job::{ErrorKind, JobId, JobOptions, JobRecord, JobSpec, JobState, Priority, QueueName};
+use ferroq_core::job::{ErrorKind, JobId, JobOptions, JobRecord, JobSpec, JobState, LaneKey, Priority, QueueName};
 use ferroq_core::policy::rate::{Per, Rate};
 use ferroq_core::storage::{
     AcquireAnswer, AcquireRequest, Act, ActAnswer, ActReport, ActRequest, EnqueueAnswer, EnqueueRequest,
@@ -163,6 +163,29 @@ impl Twist for NeverExpires {
         if self.originals.put_back(&mut record.spec) {
             record.expires_at = record.spec.options.expires_in.map(|span| record.created_at.after(span));
         }
+        record
+    }
+}
+
+/// Puts all jobs in one lane.
+#[derive(Default)]
+pub(super) struct OneLane {
+    originals: Originals,
+}
+
+#[async_trait]
+impl Twist for OneLane {
+    async fn enqueue(&self, to: &dyn Storage, mut request: EnqueueRequest) -> Answer<Vec<EnqueueAnswer>> {
+        self.originals.exchange(&mut request, |spec| spec.lane = LaneKey::DEFAULT);
+        to.enqueue(request).await
+    }
+
+    async fn exchange(&self, to: &dyn Storage, request: ExchangeRequest) -> Answer<ExchangeAnswer> {
+        self.originals.hand_out(to, request).await
+    }
+
+    fn shown(&self, mut record: JobRecord) -> JobRecord {
+        self.originals.put_back(&mut record.spec);
         record
     }
 }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventCursor;
 use ferroq_core::job::{JobId, JobRecord, LaneKey, LimiterName, QueueName};
+use ferroq_core::policy::explain::Explanation;
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
@@ -67,6 +68,30 @@ pub(super) trait Twist: Send + Sync + 'static {
 
     fn restored(&self, page: DumpPage) -> DumpPage {
         page
+    }
+
+    /// Settings on their way in; they are noted once they are stored.
+    fn heard_config(&self, config: QueueConfig) -> QueueConfig {
+        config
+    }
+
+    fn note_config(&self, _queue: &QueueName, _said: QueueConfig) {}
+
+    /// Settings on their way out.
+    fn shown_config(&self, _queue: &QueueName, stored: QueueConfig) -> QueueConfig {
+        stored
+    }
+
+    /// A lane's policy on its way in; it is noted once it is stored.
+    fn heard_policy(&self, policy: LanePolicy) -> LanePolicy {
+        policy
+    }
+
+    fn note_policy(&self, _queue: &QueueName, _lane: &LaneKey, _said: LanePolicy) {}
+
+    /// A lane's policy on its way out.
+    fn shown_policy(&self, _queue: &QueueName, _lane: &LaneKey, stored: LanePolicy) -> LanePolicy {
+        stored
     }
 }
 
@@ -131,6 +156,10 @@ impl<T: Twist> Inspect for Mutated<T> {
         Ok(self.inner.job(queue, id).await?.map(|record| self.twist.shown(record)))
     }
 
+    async fn explain(&self, queue: &QueueName, id: JobId) -> Answer<Explanation> {
+        self.inner.explain(queue, id).await
+    }
+
     async fn list(&self, request: ListRequest) -> Answer<Page> {
         let page = self.inner.list(request).await?;
         Ok(Page { jobs: page.jobs.into_iter().map(|record| self.twist.shown(record)).collect(), ..page })
@@ -156,15 +185,20 @@ impl<T: Twist> Control for Mutated<T> {
     }
 
     async fn config(&self, queue: &QueueName) -> Answer<QueueConfig> {
-        self.inner.config(queue).await
+        Ok(self.twist.shown_config(queue, self.inner.config(queue).await?))
     }
 
     async fn configure(&self, queue: &QueueName, config: QueueConfig) -> Answer<()> {
-        self.inner.configure(queue, config).await
+        self.inner.configure(queue, self.twist.heard_config(config.clone())).await?;
+        self.twist.note_config(queue, config);
+        Ok(())
     }
 
     async fn configure_lane(&self, queue: &QueueName, lane: &LaneKey, policy: Option<LanePolicy>) -> Answer<()> {
-        self.inner.configure_lane(queue, lane, policy).await
+        let heard = policy.clone().map(|policy| self.twist.heard_policy(policy));
+        self.inner.configure_lane(queue, lane, heard).await?;
+        policy.into_iter().for_each(|policy| self.twist.note_policy(queue, lane, policy));
+        Ok(())
     }
 
     async fn reconfigure(
@@ -173,7 +207,14 @@ impl<T: Twist> Control for Mutated<T> {
         from: QueueConfig,
         to: QueueConfig,
     ) -> Answer<Reconfigured<QueueConfig>> {
-        self.inner.reconfigure(queue, from, to).await
+        let hear = |config: &QueueConfig| self.twist.heard_config(config.clone());
+        Ok(match self.inner.reconfigure(queue, hear(&from), hear(&to)).await? {
+            Reconfigured::Stored => {
+                self.twist.note_config(queue, to);
+                Reconfigured::Stored
+            }
+            Reconfigured::Conflict(present) => Reconfigured::Conflict(self.twist.shown_config(queue, present)),
+        })
     }
 
     async fn reconfigure_lane(
@@ -183,11 +224,21 @@ impl<T: Twist> Control for Mutated<T> {
         from: Option<LanePolicy>,
         to: Option<LanePolicy>,
     ) -> Answer<Reconfigured<Option<LanePolicy>>> {
-        self.inner.reconfigure_lane(queue, lane, from, to).await
+        let hear = |policy: &Option<LanePolicy>| policy.clone().map(|policy| self.twist.heard_policy(policy));
+        Ok(match self.inner.reconfigure_lane(queue, lane, hear(&from), hear(&to)).await? {
+            Reconfigured::Stored => {
+                to.into_iter().for_each(|policy| self.twist.note_policy(queue, lane, policy));
+                Reconfigured::Stored
+            }
+            Reconfigured::Conflict(present) => {
+                Reconfigured::Conflict(present.map(|policy| self.twist.shown_policy(queue, lane, policy)))
+            }
+        })
     }
 
     async fn lane_policy(&self, queue: &QueueName, lane: &LaneKey) -> Answer<Option<LanePolicy>> {
-        self.inner.lane_policy(queue, lane).await
+        let policy = self.inner.lane_policy(queue, lane).await?;
+        Ok(policy.map(|policy| self.twist.shown_policy(queue, lane, policy)))
     }
 
     async fn lane_policies(
@@ -196,7 +247,11 @@ impl<T: Twist> Control for Mutated<T> {
         after: Option<&LaneKey>,
         max_items: usize,
     ) -> Answer<Vec<(LaneKey, LanePolicy)>> {
-        self.inner.lane_policies(queue, after, max_items).await
+        let mut policies = self.inner.lane_policies(queue, after, max_items).await?;
+        for (lane, policy) in &mut policies {
+            *policy = self.twist.shown_policy(queue, lane, policy.clone());
+        }
+        Ok(policies)
     }
 
     async fn set_paused(&self, queue: &QueueName, paused: bool) -> Answer<bool> {
@@ -248,7 +303,11 @@ impl<T: Twist> EventLog for Mutated<T> {
 #[async_trait]
 impl<T: Twist> Transfer for Mutated<T> {
     async fn dump(&self, queue: &QueueName, after: Option<ListCursor>, max_items: usize) -> Answer<DumpPage> {
-        let page = self.inner.dump(queue, after, max_items).await?;
+        let mut page = self.inner.dump(queue, after, max_items).await?;
+        page.config = page.config.map(|config| self.twist.shown_config(queue, config));
+        for entry in &mut page.policies {
+            entry.policy = self.twist.shown_policy(queue, &entry.lane, entry.policy.clone());
+        }
         Ok(DumpPage { jobs: page.jobs.into_iter().map(|record| self.twist.shown(record)).collect(), ..page })
     }
 

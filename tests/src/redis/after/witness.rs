@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use ferroq_core::clock::Timestamp;
 use ferroq_core::event::EventCursor;
 use ferroq_core::job::{JobId, JobRecord, LaneKey, LimiterName, QueueName};
+use ferroq_core::policy::explain::Explanation;
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::storage::{
@@ -228,6 +229,10 @@ impl Jobs for Witness {
 impl Inspect for Witness {
     async fn job(&self, queue: Option<&QueueName>, id: JobId) -> Result<Option<JobRecord>, StorageError> {
         self.inner.job(queue, id).await
+    }
+
+    async fn explain(&self, queue: &QueueName, id: JobId) -> Result<Explanation, StorageError> {
+        self.inner.explain(queue, id).await
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page, StorageError> {
