@@ -87,13 +87,10 @@ mod pages {
     mod dedup {}
     #[doc = include_str!("../docs/explain.md")]
     mod explain {}
-<<<<<<< HEAD
     #[doc = include_str!("../docs/lanes.md")]
     mod lanes {}
     #[doc = include_str!("../docs/limits.md")]
     mod limits {}
-=======
->>>>>>> 940e9e1 (Explain: facts, reasons and words in core; memory; the contract and the page)
     #[doc = include_str!("../docs/rate-limits.md")]
     mod rate_limits {}
     #[doc = include_str!("../docs/retention.md")]
