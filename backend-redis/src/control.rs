@@ -396,7 +396,7 @@ fn check_policy(policy: Option<&LanePolicy>) -> Result<(), StorageError> {
 }
 
 /// A lane's policy from what is stored.
-fn policy_of(json: &[u8]) -> Result<Option<LanePolicy>, StorageError> {
+pub(crate) fn policy_of(json: &[u8]) -> Result<Option<LanePolicy>, StorageError> {
     if json.is_empty() {
         return Ok(None);
     }
@@ -440,16 +440,21 @@ fn stored_settings(settings: Value) -> Result<(bool, bool, Bytes), StorageError>
 /// Whether the queue exists, and its settings, from what `settings.lua` answers.
 pub(crate) fn settings_of(settings: Value) -> Result<(bool, QueueConfig), StorageError> {
     let (exists, paused, json) = stored_settings(settings)?;
+    Ok((exists, config_of(paused, &json)?))
+}
+
+/// A queue's settings, from whether it is paused and the JSON that is stored; those it has by default if none is.
+pub(crate) fn config_of(paused: bool, json: &[u8]) -> Result<QueueConfig, StorageError> {
     let mut config = QueueConfig::default();
     if !json.is_empty() {
-        config = serde_json::from_slice(&json).map_err(|error| {
+        config = serde_json::from_slice(json).map_err(|error| {
             let damaged =
                 "the field `config` of the queue's `meta` key is not what ferroq wrote; configure the queue anew";
             StorageError::new(ErrorCode::Corrupt, damaged).because(error)
         })?;
     }
     config.paused = paused;
-    Ok((exists, config))
+    Ok(config)
 }
 
 /// What `obliterate.lua` answers, and whether the outbox is left.

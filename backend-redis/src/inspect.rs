@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use ferroq_core::clock::Timestamp;
 use ferroq_core::job::{JobId, JobKind, JobRecord, JobState, QueueName};
+use ferroq_core::policy::explain::Explanation;
 use ferroq_core::storage::{Inspect, ListRequest, Page, QueueCounts, StorageError};
 use futures::future::join_all;
 use redis::{Cmd, Value};
@@ -80,6 +81,10 @@ impl Inspect for RedisStorage {
         failed.map_or(Ok(None), Err)
     }
 
+    async fn explain(&self, queue: &QueueName, id: JobId) -> Result<Explanation, StorageError> {
+        self.explain_now(queue, id).await
+    }
+
     async fn list(&self, request: ListRequest) -> Result<Page, StorageError> {
         let ListRequest { queue, filter, after, max_items } = request;
         if max_items == 0 {
@@ -131,7 +136,10 @@ pub(crate) fn count(value: Option<Value>) -> Result<u64, Unreadable> {
     }
 }
 
-fn records(queue: &QueueName, values: impl ExactSizeIterator<Item = Value>) -> Result<Vec<JobRecord>, Unreadable> {
+pub(crate) fn records(
+    queue: &QueueName,
+    values: impl ExactSizeIterator<Item = Value>,
+) -> Result<Vec<JobRecord>, Unreadable> {
     let (mut values, mut kinds) = (values, Kinds::default());
     let mut records = Vec::with_capacity(values.len() / 8);
     while values.len() > 0 {

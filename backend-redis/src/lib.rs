@@ -10,6 +10,7 @@ mod enqueue;
 mod error;
 mod events;
 mod exchange;
+mod explain;
 mod inspect;
 mod jobs;
 mod keys;

@@ -171,6 +171,7 @@ scripts! {
     // These only read, and run on a server that takes no writes.
     PEEK = "peek", "no-writes", ["pack" "rate" "limiter"];
     FIND = "find", "no-writes", ["names" "pack" "turn" "record" "walk"];
+    EXPLAIN = "explain", "no-writes", ["names" "pack" "turn" "record" "walk"];
     LIST = "list", "no-writes", ["names" "pack" "turn" "record" "walk"];
     MEMBERS = "members", "no-writes", ["names" "pack" "turn" "record" "batches" "walk"];
     COUNTS = "counts", "no-writes", ["names" "pack" "turn" "record" "walk"];

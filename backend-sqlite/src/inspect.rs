@@ -10,7 +10,7 @@ use crate::row::{Row, key, key_range, place, select_heads, select_rows, shelf_ra
 use crate::unit::Unit;
 
 /// A job by its id, in a queue or any, by `ferroq_jobs_by_id`.
-const BY_ID: &str =
+pub(crate) const BY_ID: &str =
     select_rows!("(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_id WHERE id=? AND key BETWEEN ? AND ? LIMIT 1)");
 /// A step of the walk, by `ferroq_jobs_by_place`.
 pub(crate) const WALK: &str = select_rows!(

@@ -287,15 +287,11 @@ impl Unit<'_> {
     /// Sees to it that Active jobs are counted by their lanes if, and only if, a limit asks for it. They are counted anew
     /// when such a limit appears, and when what was counted can't be right.
     pub(crate) async fn count_active(&mut self, at: usize) -> Result<(), StorageError> {
-        let queue = &self.queues[at];
-        let (active, needed) = (queue.count(JobState::Active), queue.lanes.needs_count(&queue.config));
-        let right = match queue.lanes.counted() {
-            Some(counted) => counted <= active && (needed || active > 0),
-            None => !needed,
-        };
-        if right {
+        if self.is_active_counted(at) {
             return Ok(());
         }
+        let queue = &self.queues[at];
+        let (active, needed) = (queue.count(JobState::Active), queue.lanes.needs_count(&queue.config));
         if queue.lanes.counted().is_some_and(|counted| counted > active) {
             self.queues[at].lanes.distrust();
         }
@@ -324,6 +320,16 @@ impl Unit<'_> {
         self.load_lanes(at, &lanes).await?;
         self.queues[at].lanes.set_active(needed.then_some(counts));
         Ok(())
+    }
+
+    /// Whether Active jobs are counted by their lanes if a limit asks for it, and only then.
+    pub(crate) fn is_active_counted(&self, at: usize) -> bool {
+        let queue = &self.queues[at];
+        let (active, needed) = (queue.count(JobState::Active), queue.lanes.needs_count(&queue.config));
+        match queue.lanes.counted() {
+            Some(counted) => counted <= active && (needed || active > 0),
+            None => !needed,
+        }
     }
 
     /// Asks for lanes, and answers their numbers with what they are ordered by.

@@ -10,6 +10,7 @@ mod common;
 mod control;
 mod error;
 mod events;
+mod explain;
 mod in_app;
 mod inspect;
 mod jobs;

@@ -187,6 +187,11 @@ impl Queue {
         Ok(queue)
     }
 
+    /// The storage time of the last write.
+    pub(crate) fn last(&self) -> Timestamp {
+        self.last
+    }
+
     /// Storage time at this clock reading, for those who only look.
     pub(crate) fn time(&self, clock: Timestamp) -> Timestamp {
         advance(Some(self.last), clock).0

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use ferroq_core::event::EventCursor;
 use ferroq_core::job::{JobRecord, LaneKey, LimiterName, QueueName, Slot};
+use ferroq_core::policy::explain::Explanation;
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::policy::rate::{Rate, limiter};
 use ferroq_core::storage::{
@@ -224,6 +225,10 @@ impl Batches for SqliteStorage {
 impl Inspect for SqliteStorage {
     async fn job(&self, queue: Option<&QueueName>, id: JobId) -> Result<Option<JobRecord>, StorageError> {
         self.readers.look(async |unit| unit.job(queue, id).await).await
+    }
+
+    async fn explain(&self, queue: &QueueName, id: JobId) -> Result<Explanation, StorageError> {
+        self.readers.look(async |unit| unit.explain(queue, id).await).await
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page, StorageError> {

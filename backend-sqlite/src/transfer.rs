@@ -110,6 +110,7 @@ impl Unit<'_> {
             self.script.add(KEEP_KEY, values);
         }
         self.restore_lanes(at, page).await?;
+        self.count_active(at).await?;
         let (low, high) = key_range(number);
         let ids = ids_json(page.jobs.iter().map(|record| &record.spec.id));
         let [rows] = self.ask([(EXISTING, vec![ids.into(), low.into(), high.into()])]).await?;

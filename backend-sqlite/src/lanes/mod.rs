@@ -396,6 +396,11 @@ impl Lanes {
         (self.waiting(OWN, in_line) > 0 && self.own.standing == Standing::Ring).then_some(self.own.turn)
     }
 
+    /// The turn of a lane that has a name and whose row is here, if it is in the ring.
+    pub(crate) fn turn_in_ring(&self, number: i64) -> Option<i64> {
+        self.lane(number).filter(|lane| lane.standing == Standing::Ring).map(|lane| lane.turn)
+    }
+
     /// The default lane, if it is set aside.
     pub(crate) fn own_aside(&self, in_line: i64) -> Option<&Lane> {
         (self.waiting(OWN, in_line) > 0 && self.own.standing != Standing::Ring).then_some(&self.own)

@@ -123,6 +123,18 @@ impl Lanes {
         }
     }
 
+    /// How many jobs of a class are Active, of the lanes whose rows are here.
+    pub(crate) fn active_here(&self, class: &LaneClass) -> i64 {
+        let of_class = self.lanes.values().filter(|lane| lane.key.class().as_ref() == Some(class));
+        of_class.map(|lane| lane.active).sum()
+    }
+
+    /// The starts of the queue and of a lane's class.
+    pub(crate) fn starts_above(&self, lane: &LaneKey) -> (Option<Starts>, Option<Starts>) {
+        let of_class = lane.class().and_then(|class| self.starts_of_class.get(&class).cloned());
+        (self.starts.clone(), of_class)
+    }
+
     /// What is remembered of the starts of the queue, its classes and the default lane.
     pub(crate) fn starts(&self) -> Vec<StartsEntry> {
         let queue = self.starts.iter().map(|starts| (Limited::Queue, starts));

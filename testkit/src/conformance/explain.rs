@@ -2,9 +2,10 @@
 
 use ferroq_core::job::{DedupKey, JobRecord, LaneClass, LaneKey};
 use ferroq_core::policy::explain::{COUNTED_MAX, Count, Explanation, PausedBy, Place, Reason};
-use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy, Limited, Say, StartLimits};
-use ferroq_core::policy::rate::{CalendarUnit, Rate, TimeZoneName};
+use ferroq_core::policy::lanes::Limited;
+use ferroq_core::policy::rate::{CalendarUnit, TimeZoneName};
 
+use super::lane_words::{ClassPolicy, LanePolicy, Rate, StartLimits, paused, slots, starts};
 use super::prelude::*;
 
 topic! {
@@ -60,10 +61,6 @@ fn class() -> LaneClass {
 
 fn in_lane(t: &Scene, name: &str) -> JobSpec {
     JobSpec { lane: lane(name), ..t.spec() }
-}
-
-fn paused() -> LanePolicy {
-    LanePolicy { paused: true, ..LanePolicy::default() }
 }
 
 async fn set_lane(t: &Scene, name: &str, policy: LanePolicy) {
@@ -179,7 +176,7 @@ async fn a_shelved_job_names_its_kind(t: &mut Scene) {
 async fn concurrency_is_told_with_its_numbers(t: &mut Scene) {
     let of = |of, active, most| Reason::AtConcurrency { of, active, most };
     let jobs = t.put(["x/1", "x/1", "x/2", "y", ""].map(|name| in_lane(t, name))).await;
-    set_lane(t, "x/1", LanePolicy { concurrency: Say::Limit(1), ..LanePolicy::default() }).await;
+    set_lane(t, "x/1", slots(1)).await;
     assert_eq!(claim_all(t).await.len(), 4);
     assert_eq!(reasons(t, jobs[1]).await, [of(Limited::Lane(lane("x/1")), 1, 1)]);
     t.configure(|config| {
@@ -191,7 +188,7 @@ async fn concurrency_is_told_with_its_numbers(t: &mut Scene) {
     let all =
         [of(Limited::Queue, 4, 3), of(Limited::Class(class()), 2, 2), of(Limited::Lane(lane("x/1")), 1, 1)];
     assert_eq!(reasons(t, jobs[1]).await, all);
-    set_lane(t, "", LanePolicy { concurrency: Say::Limit(1), ..LanePolicy::default() }).await;
+    set_lane(t, "", slots(1)).await;
     let id = t.put_one(in_lane(t, "")).await;
     assert_eq!(reasons(t, id).await, [of(Limited::Queue, 4, 3), of(Limited::Lane(LaneKey::DEFAULT), 1, 1)]);
     assert_eq!(claim_all(t).await, []);
@@ -206,7 +203,7 @@ async fn a_rate_says_when_the_next_may_start(t: &mut Scene) {
         config.lanes.classes.insert(class(), ClassPolicy { total, ..ClassPolicy::default() });
     })
     .await;
-    set_lane(t, "x/1", LanePolicy { rate: Say::Limit(of_lane), ..LanePolicy::default() }).await;
+    set_lane(t, "x/1", starts(&of_lane)).await;
     let jobs = t.put([in_lane(t, "x/1"), in_lane(t, "x/1")]).await;
     let start = t.clock();
     assert_eq!(claim_all(t).await, jobs[..1]);
@@ -227,7 +224,7 @@ async fn a_rate_says_when_the_next_may_start(t: &mut Scene) {
 async fn a_rate_of_the_calendar_says_when_its_window_ends(t: &mut Scene) {
     let zone = TimeZoneName::new("America/New_York").expect("a zone");
     let rate = Rate::calendar(1, CalendarUnit::Day, zone.clone());
-    set_lane(t, "x/1", LanePolicy { rate: Say::Limit(rate.clone()), ..LanePolicy::default() }).await;
+    set_lane(t, "x/1", starts(&rate)).await;
     let jobs = t.put([in_lane(t, "x/1"), in_lane(t, "x/1")]).await;
     assert_eq!(claim_all(t).await.len(), 1);
     let until = zone.window(CalendarUnit::Day, t.clock()).end;
@@ -291,9 +288,7 @@ async fn all_reasons_are_named_in_their_order(t: &mut Scene) {
 }
 
 async fn a_job_says_how_many_are_ahead_of_it_and_how_many_lanes(t: &mut Scene) {
-    let mut names = vec!["a", "b", "", "c", "c", "c"];
-    names.sort_by_key(|name| *name == "c");
-    let jobs = t.put(names.iter().map(|name| in_lane(t, name))).await;
+    let jobs = t.put(["a", "b", "", "c", "c", "c"].map(|name| in_lane(t, name))).await;
     let urgent = t.put_one(in_lane(t, "c").priority(1)).await;
     let place = |ahead, lanes_before, name| {
         let (ahead, lanes_before) = (Count::new(ahead), Count::new(lanes_before));
@@ -342,7 +337,7 @@ async fn the_first_of_the_solo_line_is_ready(t: &mut Scene) {
 }
 
 async fn those_ahead_may_use_up_the_room(t: &mut Scene) {
-    let every = LanePolicy { concurrency: Say::Limit(2), ..LanePolicy::default() };
+    let every = slots(2);
     t.configure(|config| config.lanes.every = every).await;
     let jobs = t.put_many(3).await;
     let told = explain(t, jobs[2]).await;
@@ -354,7 +349,7 @@ async fn those_ahead_may_use_up_the_room(t: &mut Scene) {
 }
 
 async fn limits_hold_after_a_move(t: &mut Scene) {
-    let every = LanePolicy { concurrency: Say::Limit(1), ..LanePolicy::default() };
+    let every = slots(1);
     t.configure(|config| config.lanes.every = every).await;
     let jobs = t.put([in_lane(t, "x/1"), in_lane(t, "x/1")]).await;
     assert_eq!(claim_all(t).await.len(), 1);
@@ -378,7 +373,7 @@ async fn a_clock_that_stepped_back_is_followed(t: &mut Scene) {
 }
 
 async fn to_ask_changes_nothing(t: &mut Scene) {
-    let every = LanePolicy { concurrency: Say::Limit(1), ..LanePolicy::default() };
+    let every = slots(1);
     t.configure(|config| config.lanes.every = every).await;
     let jobs = [t.spec(), t.spec(), in_lane(t, "x/1"), t.spec().delay(HOUR), t.spec().expires_in(SECOND)];
     let jobs = t.put(jobs).await;

@@ -1,10 +1,8 @@
 //! Moving a queue between stores: everything goes along, and order and fencing survive.
 
 use ferroq_core::job::{JobRecord, LaneKey};
-use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy, Say, StartLimits};
-use ferroq_core::policy::rate::Rate;
-use ferroq_core::storage::PolicyEntry;
 
+use super::lane_words::{ClassPolicy, LanePolicy, Rate, Say, StartLimits, paused, slots};
 use super::prelude::*;
 
 topic! {
@@ -227,19 +225,11 @@ async fn set_lane(t: &Scene, name: &str, policy: LanePolicy) {
     t.storage().configure_lane(&t.queue, &lane(name), Some(policy)).await.expect("configure_lane");
 }
 
-fn paused() -> LanePolicy {
-    LanePolicy { paused: true, ..LanePolicy::default() }
-}
-
-fn one_at_a_time() -> LanePolicy {
-    LanePolicy { concurrency: Say::Limit(1), ..LanePolicy::default() }
-}
-
 async fn policies_of_lanes_go_along(t: &mut Scene) {
     t.put([in_lane(t, "x/held"), in_lane(t, ""), in_lane(t, "free")]).await;
     set_lane(t, "x/held", paused()).await;
     set_lane(t, "", LanePolicy { weight: Some(3), ..paused() }).await;
-    set_lane(t, "nobody", one_at_a_time()).await;
+    set_lane(t, "nobody", slots(1)).await;
     let to = moved(t, 1).await;
     assert_eq!(to.dump().await, t.dump().await);
     let policies = to.storage().lane_policies(&to.queue, None, 10).await.expect("lane_policies");
@@ -250,7 +240,7 @@ async fn policies_of_lanes_go_along(t: &mut Scene) {
 
 async fn active_jobs_count_for_the_limits_of_their_lanes(t: &mut Scene) {
     t.configure(|config| {
-        config.lanes.every = one_at_a_time();
+        config.lanes.every = slots(1);
         let total = StartLimits { concurrency: Some(2), rate: None };
         config.lanes.classes.insert("x".parse().expect("a class"), ClassPolicy { total, ..ClassPolicy::default() });
     })
@@ -327,7 +317,7 @@ async fn every_lane_is_served_after_the_move(t: &mut Scene) {
 }
 
 async fn a_policy_that_lets_nothing_start_refuses_the_page(t: &mut Scene) {
-    let policy = LanePolicy { concurrency: Say::Limit(0), ..LanePolicy::default() };
+    let policy = slots(0);
     let page = DumpPage { policies: vec![PolicyEntry { lane: lane("a"), policy }], ..DumpPage::default() };
     let error = t.storage().restore(&t.queue, page).await.expect_err("nothing could start");
     assert_eq!((error.code(), error.effect()), (ErrorCode::Invalid, Effect::None));

@@ -62,8 +62,8 @@ pub(super) struct LanesModel {
 }
 
 /// What may start, and when something may if nothing may now and only a rate is in the way.
-struct Room {
-    free: u64,
+pub(super) struct Room {
+    pub(super) free: u64,
     opens_at: Option<Timestamp>,
 }
 
@@ -177,7 +177,7 @@ impl QueueModel {
         }
     }
 
-    fn limits(&self, whose: &Whose) -> StartLimits {
+    pub(super) fn limits(&self, whose: &Whose) -> StartLimits {
         match whose {
             Whose::Queue => self.config.limits.clone(),
             Whose::Class(class) => {
@@ -187,14 +187,26 @@ impl QueueModel {
         }
     }
 
-    fn room(&self, whose: &Whose) -> Room {
-        let limits = self.limits(whose);
+    /// How many jobs of it are Active.
+    pub(super) fn active(&self, whose: &Whose) -> u64 {
         let belongs = |job: &&JobRecord| match whose {
             Whose::Queue => true,
             Whose::Class(class) => class_of(&job.spec.lane).as_ref() == Some(class),
             Whose::Lane(key) => job.spec.lane == *key,
         };
-        let active = self.jobs.iter().filter(|job| job.state == JobState::Active).filter(belongs).count() as u64;
+        self.jobs.iter().filter(|job| job.state == JobState::Active).filter(belongs).count() as u64
+    }
+
+    /// How many lanes of the ring come before this one; all of them if it is set aside.
+    pub(super) fn lanes_before(&self, key: &LaneKey) -> u64 {
+        let ring = || self.lanes.lanes.iter().filter(|lane| lane.place == Place::InRing);
+        let own = ring().find(|lane| lane.key == *key).map(|lane| lane.turn);
+        ring().filter(|lane| own.is_none_or(|own| lane.turn < own)).count() as u64
+    }
+
+    pub(super) fn room(&self, whose: &Whose) -> Room {
+        let limits = self.limits(whose);
+        let active = self.active(whose);
         let slots = limits.concurrency.map_or(u64::from(u32::MAX), |most| u64::from(most).saturating_sub(active));
         let Some(rate) = limits.rate else { return Room { free: slots, opens_at: None } };
         let mut leaving: Vec<Timestamp> = self.counted(whose, &rate);
@@ -208,7 +220,7 @@ impl QueueModel {
     }
 
     /// When each of the starts that count now no longer does.
-    fn counted(&self, whose: &Whose, rate: &Rate) -> Vec<Timestamp> {
+    pub(super) fn counted(&self, whose: &Whose, rate: &Rate) -> Vec<Timestamp> {
         let now = self.now;
         if self.lanes.until.iter().any(|(of, until)| of == whose && *until <= now) {
             return Vec::new();
@@ -484,7 +496,7 @@ impl QueueModel {
 }
 
 /// What comes before the first slash of a lane's name.
-fn class_of(key: &LaneKey) -> Option<LaneClass> {
+pub(super) fn class_of(key: &LaneKey) -> Option<LaneClass> {
     let name = key.name()?;
     let at = name.find('/').filter(|at| *at > 0)?;
     LaneClass::new(&name[..at]).ok()

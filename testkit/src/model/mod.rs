@@ -22,6 +22,7 @@ mod control;
 mod dedup;
 mod diff;
 mod exchange;
+mod explain;
 mod lanes;
 mod leave;
 mod letters;

@@ -90,7 +90,7 @@ impl Case {
     }
 
     /// Makes a call on every store and compares the answers.
-    async fn call(&mut self, call: Call, repeat: bool) -> Result<Answer, String> {
+    pub(super) async fn call(&mut self, call: Call, repeat: bool) -> Result<Answer, String> {
         let at = self.now();
         self.told.push(format!("   {}{call}", if repeat { "again: " } else { "" }));
         let mut answers = Vec::new();
@@ -301,6 +301,7 @@ impl Case {
                 let Some(job) = self.world.job(*job) else { return Ok(()) };
                 self.call(Call::Watch { queue: job.queue.clone(), id: job.id }, false).await?;
             }
+            Op::Explain { job, claim } => self.explain(*job, *claim).await?,
             Op::Obliterate { queue, force, max_items } => {
                 let queue = self.world.names.queue(*queue);
                 if self.clock_lags(&queue) {

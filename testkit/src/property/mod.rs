@@ -20,6 +20,7 @@
 //! replays it.
 
 mod case;
+mod explain;
 mod limits;
 mod op;
 mod regressions;

@@ -186,6 +186,13 @@ pub enum Op {
         /// Which, among those made so far.
         job: u16,
     },
+    /// Ask why a job is not running.
+    Explain {
+        /// Which, among those made so far.
+        job: u16,
+        /// Whether to claim then whatever can be claimed, to see whether that was true.
+        claim: bool,
+    },
     /// Obliterate a queue, one step.
     Obliterate {
         /// Which queue.
@@ -611,6 +618,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
             |(queue, lane, policy, stale)| Op::LanePolicyFrom { queue, lane, policy, stale: stale.is_some() },
         ),
         2 => any::<u16>().prop_map(|job| Op::Watch { job }),
+        4 => (any::<u16>(), any::<bool>()).prop_map(|(job, claim)| Op::Explain { job, claim }),
         1 => (queue(), any::<bool>(), few()).prop_map(|(queue, force, max_items)| Op::Obliterate { queue, force, max_items }),
         8 => prop_oneof![
             3 => (1u8..6).prop_map(Pass::Seconds),

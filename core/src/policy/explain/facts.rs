@@ -95,7 +95,9 @@ pub fn explain(facts: &Facts) -> Explanation {
     let (now, step) = advance(facts.last, facts.clock);
     let Facts { record, config, policy, active, .. } = facts;
     let mut starts = facts.starts.clone();
+    let mut lease_until = record.lease_until;
     if let TimeStep::SteppedBack { from } = step {
+        lease_until = record.lease_term.map(|term| now.after(term));
         let all = [&mut starts.queue, &mut starts.class, &mut starts.lane];
         all.into_iter().flatten().for_each(|starts| starts.anchor(from, now));
     }
@@ -121,7 +123,11 @@ pub fn explain(facts: &Facts) -> Explanation {
         id: record.id(),
         at: Some(now),
         state: Some(record.state),
-        reasons: reasons(facts, &terms, &limits, now),
+        reasons: if may_start(record.state) {
+            reasons(facts, &terms, &limits, now)
+        } else {
+            vec![beyond_start(record, lease_until)]
+        },
         place,
         expires_at: record.expires_at.filter(|_| may_start(record.state)),
         is_ready: false,
@@ -137,9 +143,6 @@ fn may_start(state: JobState) -> bool {
 
 fn reasons(facts: &Facts, terms: &LaneTerms, limits: &[Limit<'_>], now: Timestamp) -> Vec<Reason> {
     let record = &facts.record;
-    if !may_start(record.state) {
-        return vec![beyond_start(record)];
-    }
     let mut reasons = Vec::new();
     if let Some(at) = record.expires_at.filter(|_| is_expired(record.expires_at, now)) {
         reasons.push(Reason::Expired { at });
@@ -177,12 +180,12 @@ fn reasons(facts: &Facts, terms: &LaneTerms, limits: &[Limit<'_>], now: Timestam
 }
 
 /// What there is to say of a job that is Active or has ended.
-fn beyond_start(record: &JobRecord) -> Reason {
+fn beyond_start(record: &JobRecord, lease_until: Option<Timestamp>) -> Reason {
     if record.state == JobState::Active {
         return Reason::Active {
             since: record.started_at.unwrap_or_default(),
             worker: record.worker.clone(),
-            lease_until: record.lease_until.unwrap_or_default(),
+            lease_until: lease_until.unwrap_or_default(),
             cancel_requested: record.cancel_requested,
         };
     }

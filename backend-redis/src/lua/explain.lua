@@ -1,0 +1,57 @@
+-- What is known of a job and of all that may hold it back. What it comes to is decided by ferroq_core.
+--
+-- Arguments: the clock's reading, or ''; the id.
+-- Answer: nothing if there is no such job. Otherwise storage time and that of the last write (8 bytes each); 1 if the queue is
+--   paused, else 0; its settings as JSON, or ''; the own policy of the job's lane as JSON, or ''; who holds the job's dedup key
+--   (16), or ''; how many jobs are Active of the queue, of the lane's class and of the lane, the latter two where that is kept;
+--   how many stand in lanes, on shelves, and are Delayed; how many jobs are ahead of it in its line, and lanes in the ring; what
+--   is remembered of starts of the queue, the class and the lane (see lanes.lua), or ''; and the record (see walk.lua).
+-- Errors: FERROQ_SCHEMA.
+-- Work: one job and its bytes, and the logarithm of the backlog.
+local refused = look(ARGV[1])
+if refused then
+  return refused
+end
+local j = job.load(ARGV[2])
+if not j then
+  return {}
+end
+local parts = job.parts(j)
+local lane = job.lane(j)
+local class = string.match(lane, '^([^/]+)/')
+local entry = call('HGET', K.LANES, lane)
+local number_of_lane, standing, _, _, turn = unpack_bytes('>I6BI4i8I6', entry or string.rep('\0', 25))
+
+-- How many are ahead of the job in the part of a set that begins at a score.
+local function ahead_in(set, from)
+  local first = call('ZCOUNT', set, '-inf', string.format('(%.0f', from))
+  local seq = unpack_bytes('>I7', j.seq) - SEQ_BIAS
+  return math.max(passed(set, string.format('%.0f', from + j.priority), seq) - 1 - first, 0)
+end
+
+local ahead, lanes_before = 0, 0
+if j.state == WAITING then
+  if j.slot == LANE then
+    ahead = ahead_in(K.LINE, number_of_lane * 256)
+    local in_ring = entry and standing == 0
+    lanes_before = call('ZCOUNT', K.RING, '-inf', in_ring and string.format('(%.0f', turn) or '+inf')
+  elseif j.slot == SOLO then
+    ahead = ahead_in(K.SOLO_LINE, 0)
+  else
+    ahead = ahead_in(K.SHELVES, (tonumber(call('HGET', K.KINDS, parts.kind) or '0')) * 256)
+  end
+end
+
+local function counted(field)
+  return tonumber(call('HGET', K.USAGE, field) or '0')
+end
+local active = call('ZCARD', K.ACTIVE_SET)
+local active_of_lane = lane == '' and active - counted('n') or counted('a' .. lane)
+local hold = parts.dedup_key and call('HGET', K.DEDUP, parts.dedup_key)
+local reply = { pack('>i8i8', now, meta.last or now), meta.paused and 1 or 0, call('HGET', K.META, 'config') or '',
+  call('HGET', K.POLICIES, lane) or '', hold and sub(hold, 1, 16) or '', active, class and counted('A' .. class) or 0,
+  active_of_lane, call('ZCARD', K.LINE), call('ZCARD', K.SHELVES), call('ZCARD', K.DELAYED_SET), ahead, lanes_before,
+  call('HGET', K.USAGE, 'q') or '', class and call('HGET', K.USAGE, 'c' .. class) or '',
+  call('HGET', K.USAGE, 'l' .. lane) or '' }
+add_record(reply, j, call('HGET', K.RUN, j.id))
+return reply
