@@ -37,12 +37,14 @@ pub use ferroq_core::clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use ferroq_core::codec::{self, CodecError};
 pub use ferroq_core::context::{Context, ContextError, StopReason};
 pub use ferroq_core::event::{self, Event, EventCursor, EventKind};
+pub use ferroq_core::batch::{BatchHandler, BatchJob, BatchOutcome};
 pub use ferroq_core::handler::{BoxError, Handler, JobError, JobResult, OrAbort};
 pub use ferroq_core::job::{
     self, CodecTag, ErrorEntry, ErrorKind, FailReason, Job, JobId, JobKind, JobOptions, JobRecord, JobSpec, JobState,
     LaneClass, LaneKey, NameError, Origin, Payload, Priority, Progress, QueueName, Start, Tag, UpcastError,
 };
 pub use ferroq_core::policy::backoff::{Backoff, Jitter};
+pub use ferroq_core::policy::batch::BatchGate;
 pub use ferroq_core::policy::dedup::DedupMode;
 pub use ferroq_core::policy::explain::{Explanation, Reason};
 pub use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy, LaneRules, LaneTerms, Say, StartLimits};

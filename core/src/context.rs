@@ -157,6 +157,11 @@ impl Run {
         }
     }
 
+    /// The settlement of a run that ended in this, with nothing that follows.
+    pub(crate) fn settlement(&self, outcome: Outcome) -> Settlement {
+        Settlement { lease: self.lease(), outcome, follow_ups: Vec::new() }
+    }
+
     /// The settlement of a run that succeeded with `output`.
     pub(crate) fn completion<T: Serialize + 'static>(&self, output: &T) -> Result<Settlement, CodecError> {
         // The unit value says nothing that Completed does not say, so it is not stored.

@@ -2,6 +2,7 @@
 //! stand on that promise. It holds no driver and does no I/O of its own; backends implement [`storage::Storage`], and
 //! apps use the `ferroq` facade, which re-exports what they need from here.
 
+pub mod batch;
 pub mod client;
 pub mod clock;
 pub mod codec;

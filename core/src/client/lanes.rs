@@ -3,6 +3,7 @@
 
 use super::{ClientError, LimitsChange, QueueHandle};
 use crate::job::{LaneClass, LaneKey, NameError};
+use crate::policy::batch::BatchGate;
 use crate::policy::lanes::{ClassPolicy, LanePolicy, LaneRules, LaneTerms, Say};
 use crate::policy::rate::Rate;
 
@@ -15,6 +16,7 @@ pub struct LaneChange {
     weight: Option<Option<u32>>,
     concurrency: Option<Say<u32>>,
     rate: Option<Say<Rate>>,
+    batch: Option<Say<BatchGate>>,
     paused: Option<bool>,
 }
 
@@ -42,6 +44,15 @@ impl LaneChange {
         self
     }
 
+    /// When the jobs of the lane run, together: [`BatchGate::new`]`(size, max_wait)`; or [`Say::Unlimited`]: one by one; or
+    /// [`Say::Inherit`]: as the policy above says. Their handler is given with
+    /// [`handle_batch`](crate::worker::WorkerBuilder::handle_batch).
+    #[must_use]
+    pub fn batch(mut self, gate: impl Into<Say<BatchGate>>) -> Self {
+        self.batch = Some(gate.into());
+        self
+    }
+
     /// Whether nothing of the lane starts.
     #[must_use]
     pub fn paused(mut self, paused: bool) -> Self {
@@ -58,6 +69,9 @@ impl LaneChange {
         }
         if let Some(rate) = &self.rate {
             policy.rate.clone_from(rate);
+        }
+        if let Some(batch) = self.batch {
+            policy.batch = batch;
         }
         if let Some(paused) = self.paused {
             policy.paused = paused;
@@ -323,6 +337,12 @@ impl LaneHandle {
     /// queue says.
     pub fn rate(mut self, rate: impl Into<Say<Rate>>) -> Self {
         self.change = self.change.rate(rate);
+        self
+    }
+
+    /// When its jobs run, together; or [`Say::Unlimited`]: one by one; or [`Say::Inherit`]: as its class or the queue says.
+    pub fn batch(mut self, gate: impl Into<Say<BatchGate>>) -> Self {
+        self.change = self.change.batch(gate);
         self
     }
 

@@ -11,10 +11,12 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 use tracing::warn;
 
+use super::batch::Batched;
 use super::run::{ErasedHandler, Shared, Typed};
 use super::shutdown::{self, Phases};
 use super::turn::Turn;
 use super::{RunningWorker, WorkerError, WorkerReport};
+use crate::batch::BatchHandler;
 use crate::client::Client;
 use crate::handler::Handler;
 use crate::job::{Job, JobKind, QueueName, WorkerId};
@@ -148,11 +150,24 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
     }
 
     /// Adds the handler of one kind of job: an `async fn(J, Context<S>) -> JobResult<J::Output>`.
-    pub fn handle<J: Job, H: Handler<J, S>>(mut self, handler: H) -> Self {
+    pub fn handle<J: Job, H: Handler<J, S>>(self, handler: H) -> Self {
+        self.handle_with::<J>(Arc::new(Typed::<J, H>::new(handler)))
+    }
+
+    /// Adds the handler of one kind of job that runs in batches: an
+    /// `async fn(Vec<BatchJob<J>>, Context<S>) -> JobResult<O>`, where `O` is `()` or a `Vec<JobResult>`. The gate of its
+    /// lane says which jobs run together; see [`LaneChange::batch`](crate::client::LaneChange::batch). A job that is
+    /// handed out alone is a batch of one. A batch takes one place of the worker's concurrency, and its payloads are in
+    /// memory together.
+    pub fn handle_batch<J: Job, H: BatchHandler<J, S>>(self, handler: H) -> Self {
+        self.handle_with::<J>(Arc::new(Batched::<J, H>::new(handler)))
+    }
+
+    fn handle_with<J: Job>(mut self, handler: Arc<dyn ErasedHandler<S>>) -> Self {
         match JobKind::new(J::NAME) {
             Err(error) => self.problems.push(error.to_string()),
             Ok(kind) => {
-                if self.handlers.insert(kind, Arc::new(Typed::<J, H>::new(handler))).is_some() {
+                if self.handlers.insert(kind, handler).is_some() {
                     self.problems.push(format!("there are two handlers for the job {:?}", J::NAME));
                 }
             }

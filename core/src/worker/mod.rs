@@ -1,6 +1,7 @@
 //! The side that works: claims jobs in batches, runs their handlers, settles what they ended in, keeps the leases and
 //! does what time makes due. `turn.rs` is the loop; read it first.
 
+mod batch;
 mod builder;
 mod ending;
 pub(crate) mod gate;
@@ -19,7 +20,8 @@ pub use builder::WorkerBuilder;
 
 use self::shutdown::Phases;
 use crate::client::Client;
-use crate::storage::StorageError;
+use crate::job::JobState;
+use crate::storage::{Outcome, SettleAnswer, Settlement, StorageError};
 
 /// Works on jobs. Start with [`Worker::new`].
 pub enum Worker {}
@@ -63,6 +65,33 @@ pub struct WorkerReport {
     pub released: u64,
     /// Runs whose outcome was refused, because the lease was lost or the job was gone.
     pub lost: u64,
+}
+
+impl WorkerReport {
+    /// Counts a run that was settled, or not.
+    fn count(&mut self, settlement: &Settlement, answer: &SettleAnswer) {
+        *match answer {
+            SettleAnswer::Settled { state: JobState::Completed, .. } => &mut self.completed,
+            SettleAnswer::Settled { state: JobState::Failed, .. } => &mut self.failed,
+            SettleAnswer::Settled { state: JobState::Cancelled, .. } => &mut self.cancelled,
+            SettleAnswer::Settled { .. } if settlement.outcome == Outcome::Release => &mut self.released,
+            SettleAnswer::Settled { .. } => &mut self.retried,
+            // The handler settled it itself, inside the app's own transaction.
+            SettleAnswer::AlreadyDone if matches!(settlement.outcome, Outcome::Completed { .. }) => &mut self.completed,
+            SettleAnswer::AlreadyDone | SettleAnswer::LeaseLost | SettleAnswer::Gone => &mut self.lost,
+        } += 1;
+    }
+
+    /// Adds what was counted elsewhere.
+    fn add(&mut self, other: WorkerReport) {
+        let WorkerReport { completed, retried, failed, cancelled, released, lost } = other;
+        self.completed += completed;
+        self.retried += retried;
+        self.failed += failed;
+        self.cancelled += cancelled;
+        self.released += released;
+        self.lost += lost;
+    }
 }
 
 /// A worker that works as a task; made by [`WorkerBuilder::start`]. Dropping it shuts the worker down without waiting.

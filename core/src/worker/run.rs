@@ -19,12 +19,15 @@ use crate::codec::{self, CodecError};
 use crate::context::{Context, Run, StopReason};
 use crate::handler::{Ending, Handler, JobError, JobResult, text_of};
 use crate::job::{ErrorKind, Job, JobKind};
-use crate::storage::{Outcome, RunError, Settlement};
+use crate::storage::{Claim, Outcome, RunError, Settlement};
+use crate::worker::WorkerReport;
 
 /// A run that ended, on its way to the storage.
 pub(super) struct Ended {
     pub(super) queue: usize,
     pub(super) settlement: Settlement,
+    /// What became of the other jobs of its batch, which are settled already.
+    pub(super) members: WorkerReport,
 }
 
 /// What every run of a worker shares.
@@ -63,26 +66,39 @@ where
         let handler = self.handler.clone();
         // One task and no box: the handler's future is part of the task.
         tokio::spawn(async move {
-            let mut guard = EndGuard { ended: Some((shared.clone(), run.clone(), queue)) };
+            let mut guard = EndGuard::new(shared.clone(), run.clone(), queue);
             let settlement = execute(&*handler, &shared, &run).await;
-            guard.ended = None;
+            guard.disarm();
             // The receiver is gone only when the worker was dropped; then the lease runs out and the job is run again.
-            let _worker_dropped = shared.ended.send(Ended { queue, settlement }).is_err();
+            let members = WorkerReport::default();
+            let _worker_dropped = shared.ended.send(Ended { queue, settlement, members }).is_err();
         })
         .abort_handle()
     }
 }
 
 /// Gives the job back if the task is dropped before the run ended: at shutdown, when time is up.
-struct EndGuard<S> {
+pub(super) struct EndGuard<S> {
     ended: Option<(Arc<Shared<S>>, Arc<Run>, usize)>,
+}
+
+impl<S> EndGuard<S> {
+    pub(super) fn new(shared: Arc<Shared<S>>, run: Arc<Run>, queue: usize) -> Self {
+        EndGuard { ended: Some((shared, run, queue)) }
+    }
+
+    /// The run has ended by itself.
+    pub(super) fn disarm(&mut self) {
+        self.ended = None;
+    }
 }
 
 impl<S> Drop for EndGuard<S> {
     fn drop(&mut self) {
         if let Some((shared, run, queue)) = self.ended.take() {
-            let settlement = Settlement { lease: run.lease(), outcome: Outcome::Release, follow_ups: Vec::new() };
-            let _worker_dropped = shared.ended.send(Ended { queue, settlement }).is_err();
+            let settlement = run.settlement(Outcome::Release);
+            let members = WorkerReport::default();
+            let _worker_dropped = shared.ended.send(Ended { queue, settlement, members }).is_err();
         }
     }
 }
@@ -128,7 +144,7 @@ where
 }
 
 /// `None` if the time is over first.
-async fn within<F: Future>(timeout: Duration, work: F) -> Option<F::Output> {
+pub(super) async fn within<F: Future>(timeout: Duration, work: F) -> Option<F::Output> {
     tokio::time::timeout(timeout, work).await.ok()
 }
 
@@ -139,17 +155,18 @@ impl<S> Shared<S> {
                 Ok(settlement) => settlement,
                 Err(error) => aborted(run, ErrorKind::Abort, error.to_string()),
             },
-            Err(JobError { ending }) => match ending {
-                // Told to stop at shutdown, a handler has no other way out than an error; that is not its failure.
-                Ending::Retry { .. } if run.stop_reason() == Some(StopReason::Shutdown) => {
-                    Settlement { lease: run.lease(), outcome: Outcome::Release, follow_ups: Vec::new() }
-                }
-                Ending::Retry { error, delay } => self.failed(run, ErrorKind::Error, text_of(&error), delay),
-                Ending::Abort { error } => aborted(run, ErrorKind::Abort, text_of(&error)),
-                Ending::Snooze { delay } => {
-                    Settlement { lease: run.lease(), outcome: Outcome::Snooze { delay }, follow_ups: Vec::new() }
-                }
-            },
+            Err(error) => run.settlement(self.outcome_of(run, &run.claim, error)),
+        }
+    }
+
+    /// What a job of this run ends in that did not succeed.
+    pub(super) fn outcome_of(&self, run: &Run, claim: &Claim, JobError { ending }: JobError) -> Outcome {
+        match ending {
+            // Told to stop at shutdown, a handler has no other way out than an error; that is not its failure.
+            Ending::Retry { .. } if run.stop_reason() == Some(StopReason::Shutdown) => Outcome::Release,
+            Ending::Retry { error, delay } => self.retry(claim, ErrorKind::Error, text_of(&error), delay),
+            Ending::Abort { error } => Outcome::Abort { error: RunError::new(ErrorKind::Abort, text_of(&error)) },
+            Ending::Snooze { delay } => Outcome::Snooze { delay },
         }
     }
 
@@ -160,29 +177,30 @@ impl<S> Shared<S> {
         if let Err(error) = run.log(error.to_string()).await {
             warn!(job = %run.lease().id, %error, "the job's log could not say so");
         }
-        let delay = self.backoff(run, run.claim.run);
-        Settlement { lease: run.lease(), outcome: Outcome::Snooze { delay }, follow_ups: Vec::new() }
+        run.settlement(Outcome::Snooze { delay: self.backoff(&run.claim, run.claim.run) })
     }
 
-    fn backoff(&self, run: &Run, failed: u32) -> Duration {
+    pub(super) fn backoff(&self, claim: &Claim, failed: u32) -> Duration {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-        run.claim.spec.options.backoff.delay(failed, &mut *random)
+        claim.spec.options.backoff.delay(failed, &mut *random)
     }
 
     /// A failed attempt; without a delay of its own it waits as the job's backoff says.
-    fn failed(&self, run: &Run, kind: ErrorKind, message: String, delay: Option<Duration>) -> Settlement {
-        let delay = delay.unwrap_or_else(|| self.backoff(run, run.claim.attempts.saturating_add(1)));
-        let outcome = Outcome::Retry { error: RunError::new(kind, message), delay };
-        Settlement { lease: run.lease(), outcome, follow_ups: Vec::new() }
+    pub(super) fn failed(&self, run: &Run, kind: ErrorKind, message: String, delay: Option<Duration>) -> Settlement {
+        run.settlement(self.retry(&run.claim, kind, message, delay))
+    }
+
+    fn retry(&self, claim: &Claim, kind: ErrorKind, message: String, delay: Option<Duration>) -> Outcome {
+        let delay = delay.unwrap_or_else(|| self.backoff(claim, claim.attempts.saturating_add(1)));
+        Outcome::Retry { error: RunError::new(kind, message), delay }
     }
 }
 
 fn aborted(run: &Run, kind: ErrorKind, message: String) -> Settlement {
-    let outcome = Outcome::Abort { error: RunError::new(kind, message) };
-    Settlement { lease: run.lease(), outcome, follow_ups: Vec::new() }
+    run.settlement(Outcome::Abort { error: RunError::new(kind, message) })
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> String {
+pub(super) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("the handler panicked: {}", text.unwrap_or("(a value that is no text)"))
 }

@@ -22,7 +22,7 @@ use super::shutdown::Phases;
 use super::sweeper::Sweeper;
 use crate::client::Client;
 use crate::context::{Run, StopReason};
-use crate::job::{JobKind, JobState, QueueName, WorkerId};
+use crate::job::{JobKind, QueueName, WorkerId};
 use crate::storage::{
     Claim, ClaimSpec, ErrorCode, ExchangeRequest, Outcome, SettleAnswer, Settlement, Storage, StorageError,
 };
@@ -185,6 +185,7 @@ impl<S: Send + Sync + 'static> Turn<S> {
 
     pub(super) fn take_in(&mut self, ended: Ended) {
         self.lines[ended.queue].add_done(ended.settlement);
+        self.report.add(ended.members);
         self.running = self.running.saturating_sub(1);
         if self.solo {
             self.solo = false;
@@ -281,18 +282,7 @@ impl<S: Send + Sync + 'static> Turn<S> {
 
     fn settled(&mut self, place: usize, settlements: &[Settlement], answers: &[SettleAnswer]) {
         for (settlement, answer) in settlements.iter().zip(answers) {
-            *match answer {
-                SettleAnswer::Settled { state: JobState::Completed, .. } => &mut self.report.completed,
-                SettleAnswer::Settled { state: JobState::Failed, .. } => &mut self.report.failed,
-                SettleAnswer::Settled { state: JobState::Cancelled, .. } => &mut self.report.cancelled,
-                SettleAnswer::Settled { .. } if settlement.outcome == Outcome::Release => &mut self.report.released,
-                SettleAnswer::Settled { .. } => &mut self.report.retried,
-                // The handler settled it itself, inside the app's own transaction.
-                SettleAnswer::AlreadyDone if matches!(settlement.outcome, Outcome::Completed { .. }) => {
-                    &mut self.report.completed
-                }
-                SettleAnswer::AlreadyDone | SettleAnswer::LeaseLost | SettleAnswer::Gone => &mut self.report.lost,
-            } += 1;
+            self.report.count(settlement, answer);
             match answer {
                 SettleAnswer::LeaseLost => {
                     warn!(job = %settlement.lease.id, "a run's outcome was refused: its lease was lost");

@@ -28,6 +28,7 @@ fn facts() -> Facts {
         crashes: 0,
         runs: 0,
         coalesced: 1,
+        batch: None,
         cancel_requested: false,
         created_at: at(0),
         due_at: at(0),
