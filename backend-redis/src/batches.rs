@@ -108,3 +108,6 @@ pub(crate) fn without_batch(record: &JobRecord) -> Cow<'_, JobRecord> {
     }
     Cow::Owned(record)
 }
+
+#[cfg(test)]
+mod tests;

@@ -273,10 +273,10 @@ setmetatable(batches, { __index = function(acts, name)
           runs[n + 1] = id
           if entry then
             local flags = byte(entry, 36)
-            runs[n + 2] = char(BLOCKED) .. sub(entry, 2, 34) .. char(LANE, flags + FLAG_BATCH) .. sub(entry, 37, 46)
+            runs[n + 2] = char(BLOCKED) .. leader.epoch .. sub(entry, 10, 34) .. char(LANE, flags + FLAG_BATCH) .. sub(entry, 37, 46)
               .. pack('>I4', math.min(runs_before + 1, MOST)) .. now8 .. NONE8 .. NONE8 .. sub(entry, 75, head_len(flags)) .. tail
           else
-            runs[n + 2] = char(BLOCKED) .. NONE8 .. sub(blob, 1, 25) .. char(LANE, FLAG_BATCH, 0, 0) .. pack('>I4I4I4', 0, 0, 1)
+            runs[n + 2] = char(BLOCKED) .. leader.epoch .. sub(blob, 1, 25) .. char(LANE, FLAG_BATCH, 0, 0) .. pack('>I4I4I4', 0, 0, 1)
               .. now8 .. NONE8 .. NONE8 .. tail
           end
           places[n + 1], places[n + 2] = number, heads[i]

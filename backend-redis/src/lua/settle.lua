@@ -168,14 +168,18 @@ local function settle(settlement, id, entry)
   end
   local j
   -- Under an entry that can't be read nobody holds a lease; the sweep fails its job.
-  if sub(entry, 2, 9) ~= epoch or not is_entry(entry) then
-    flush_done()
-    j = is_entry(entry) and byte(entry, 1) == BLOCKED and has(byte(entry, 36), FLAG_BATCH) and batches.come_out(id, epoch)
-    if not j then
-      return A_LOST, entry
+  if sub(entry, 2, 9) ~= epoch or byte(entry, 1) ~= ACTIVE or not is_entry(entry) then
+    local is_member = byte(entry, 1) == BLOCKED and is_entry(entry) and has(byte(entry, 36), FLAG_BATCH)
+    if is_member then
+      flush_done()
+      j = batches.come_out(id, epoch)
+      -- Meanwhile it may have come to lead.
+      entry = j and entry or call('HGET', K.RUN, id) or entry
+      is_member = byte(entry, 1) == BLOCKED
     end
-  elseif byte(entry, 1) ~= ACTIVE then
-    return A_DONE, entry
+    if not j then
+      return (is_member or sub(entry, 2, 9) ~= epoch or not is_entry(entry)) and A_LOST or A_DONE, entry
+    end
   end
   -- Completed without a result; no key, no rule of its own for its record; no mark, no notes.
   if #settlement == 25 and byte(settlement, 25) == O.COMPLETED and byte(entry, 34) % 4 == 0
