@@ -1,0 +1,257 @@
+//! Batches as an app meets them: jobs that are collected and run together. Under a paused clock, where eight hours pass in
+//! milliseconds, and on each backend.
+
+#![allow(clippy::unwrap_used, reason = "a test that unwraps says what it expects")]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ferroq::prelude::*;
+use ferroq::{BatchGate, BatchJob, FailReason, JobId, JobState};
+use ferroq_testkit::harness::Fixture;
+use ferroq_tests::fixtures;
+use ferroq_tests::wait::until;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[derive(Clone, Debug, Serialize, Deserialize, Job)]
+#[job(name = "chat.item", queue = "collector", max_attempts = 3, backoff = "exponential(1m, 2.0, 1h)")]
+struct Item {
+    org: u32,
+    number: u32,
+}
+
+/// What the handler was given, and when.
+#[derive(Default)]
+struct Seen {
+    batches: Mutex<Vec<(Instant, Vec<JobId>, u32)>>,
+    running: AtomicU32,
+    runs: AtomicU32,
+    go_on: Notify,
+    /// How many runs fail, from the first on.
+    fail: AtomicU32,
+    /// Whether runs wait to be told.
+    hold: std::sync::atomic::AtomicBool,
+}
+
+impl Seen {
+    fn sizes(&self) -> Vec<usize> {
+        self.batches.lock().unwrap().iter().map(|(_, ids, _)| ids.len()).collect()
+    }
+}
+
+async fn analyse(batch: Vec<BatchJob<Item>>, cx: Context<Arc<Seen>>) -> JobResult {
+    let seen = cx.state().clone();
+    let attempt = batch[0].attempt();
+    let ids = batch.iter().map(BatchJob::id).collect();
+    assert!(batch.iter().all(|item| item.org == batch[0].org), "of one organisation");
+    seen.batches.lock().unwrap().push((Instant::now(), ids, attempt));
+    let run = seen.runs.fetch_add(1, Ordering::SeqCst) + 1;
+    seen.running.fetch_add(1, Ordering::SeqCst);
+    if seen.hold.load(Ordering::SeqCst) {
+        seen.go_on.notified().await;
+    }
+    seen.running.fetch_sub(1, Ordering::SeqCst);
+    if run <= seen.fail.load(Ordering::SeqCst) { Err("the analysis is down")? } else { Ok(()) }
+}
+
+async fn client() -> Client {
+    ferroq::connect("memory://").await.expect("memory needs nothing")
+}
+
+/// Items are collected by organisation: analysed once there are so many, or eight hours after the first; one analysis of each
+/// at a time.
+async fn collect(client: &Client, size: u32) {
+    let gate = BatchGate::new(size, 8 * HOUR);
+    let lanes = client.queue("collector").unwrap().lanes();
+    lanes.every(|lane| lane.batch(gate).concurrency(1)).set().await.unwrap();
+}
+
+async fn put(client: &Client, org: u32, count: u32) {
+    let items: Vec<Item> = (0..count).map(|number| Item { org, number }).collect();
+    for group in items.chunks(10_000) {
+        client.enqueue_all(group.to_vec()).lane_by(|item| format!("org/{}", item.org)).await.unwrap();
+    }
+}
+
+fn worker(client: &Client, seen: &Arc<Seen>) -> ferroq::WorkerBuilder<Arc<Seen>> {
+    Worker::new(client).state(seen.clone()).seed(7).handle_batch(analyse)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_thousand_items_are_analysed_at_once() {
+    let jobs = client().await;
+    let seen = Arc::new(Seen::default());
+    collect(&jobs, 100_000).await;
+    let worker = worker(&jobs, &seen).start().await.unwrap();
+    put(&jobs, 1, 99_999).await;
+    tokio::time::sleep(HOUR).await;
+    assert!(seen.sizes().is_empty());
+    let last_at = Instant::now();
+    put(&jobs, 1, 1).await;
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(seen.sizes(), [100_000]);
+    assert!(seen.batches.lock().unwrap()[0].0 - last_at < SECOND, "as soon as the last one came");
+    tokio::time::sleep(24 * HOUR).await;
+    let report = worker.shutdown().await;
+    assert_eq!((seen.sizes(), report.completed), (vec![100_000], 100_000));
+    assert_eq!(jobs.queue("collector").unwrap().counts().await.unwrap().live(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_items_are_analysed_eight_hours_after_the_first_once() {
+    let jobs = client().await;
+    let seen = Arc::new(Seen::default());
+    collect(&jobs, 100_000).await;
+    let worker = worker(&jobs, &seen).start().await.unwrap();
+    let first_at = Instant::now();
+    put(&jobs, 1, 1).await;
+    for _ in 0..7 {
+        tokio::time::sleep(HOUR).await;
+        put(&jobs, 1, 10).await;
+    }
+    put(&jobs, 2, 5).await;
+    assert!(seen.sizes().is_empty());
+    tokio::time::sleep(HOUR + SECOND).await;
+    assert_eq!(seen.sizes(), [71], "those of the other organisation came seven hours later");
+    let waited = seen.batches.lock().unwrap()[0].0 - first_at;
+    assert!((8 * HOUR..8 * HOUR + Duration::from_millis(20)).contains(&waited), "{waited:?}");
+    tokio::time::sleep(24 * HOUR).await;
+    assert_eq!(seen.sizes(), [71, 5]);
+    assert_eq!(worker.shutdown().await.completed, 76);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_analysis_of_an_organisation_runs_at_a_time() {
+    let jobs = client().await;
+    let seen = Arc::new(Seen::default());
+    seen.hold.store(true, Ordering::SeqCst);
+    collect(&jobs, 10).await;
+    let worker = worker(&jobs, &seen).start().await.unwrap();
+    put(&jobs, 1, 30).await;
+    put(&jobs, 2, 10).await;
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(seen.running.load(Ordering::SeqCst), 2, "one of each");
+    for _ in 0..4 {
+        seen.go_on.notify_one();
+        tokio::time::sleep(SECOND).await;
+    }
+    assert_eq!(seen.sizes(), [10, 10, 10, 10]);
+    assert_eq!(worker.shutdown().await.completed, 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_analysis_is_retried_as_a_whole_with_backoff() {
+    let jobs = client().await;
+    let seen = Arc::new(Seen::default());
+    seen.fail.store(2, Ordering::SeqCst);
+    collect(&jobs, 1000).await;
+    let worker = worker(&jobs, &seen).start().await.unwrap();
+    put(&jobs, 1, 1000).await;
+    tokio::time::sleep(SECOND).await;
+    // These came too late for it.
+    put(&jobs, 1, 5).await;
+    tokio::time::sleep(HOUR).await;
+    let batches = seen.batches.lock().unwrap().clone();
+    let [(first_at, first, 1), (second_at, second, 2), (third_at, third, 3)] = &batches[..] else {
+        panic!("three runs: {:?}", seen.sizes())
+    };
+    assert!(first == second && second == third && first.len() == 1000, "the same jobs");
+    assert!((*second_at - *first_at).as_secs() >= 30 && (*third_at - *second_at).as_secs() >= 60, "backoff");
+    let report = worker.shutdown().await;
+    assert_eq!((report.completed, report.retried), (1000, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_analysis_that_fails_for_good_fails_all_of_it() {
+    let jobs = client().await;
+    let seen = Arc::new(Seen::default());
+    seen.fail.store(u32::MAX, Ordering::SeqCst);
+    collect(&jobs, 50).await;
+    let worker = worker(&jobs, &seen).start().await.unwrap();
+    put(&jobs, 1, 50).await;
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(seen.sizes(), [50, 50, 50]);
+    let counts = jobs.queue("collector").unwrap().counts().await.unwrap();
+    assert_eq!((counts.failed, counts.live()), (50, 0));
+    let last = jobs.job(seen.batches.lock().unwrap()[0].1[49]).await.unwrap().unwrap();
+    assert_eq!((last.failure, last.attempts), (Some(FailReason::WithBatch), 3));
+    assert_eq!(last.notes.errors[0].message, "the analysis is down");
+    worker.shutdown().await;
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, Job)]
+#[job(name = "mail", queue = "mails", max_attempts = 2, backoff = "fixed(1ms)")]
+struct Mail {
+    to: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, Job)]
+#[job(name = "bill", queue = "bills")]
+struct Bill {
+    mails: usize,
+}
+
+/// Sends what it can, and says of each mail what became of it.
+async fn send(batch: Vec<BatchJob<Mail>>, cx: Context<Arc<Mutex<Vec<Vec<String>>>>>) -> JobResult<Vec<JobResult>> {
+    cx.state().lock().unwrap().push(batch.iter().map(|mail| mail.to.clone()).collect());
+    cx.enqueue(Bill { mails: batch.len() }).await?;
+    let result = |mail: &BatchJob<Mail>| match mail.to.as_str() {
+        "nobody" => Err(JobError::abort("there is no such address")),
+        "busy" if mail.attempt() == 1 => Err(JobError::retry("busy")),
+        "panic" => panic!("out of stamps"),
+        "short" => Ok(()),
+        _ => Ok(()),
+    };
+    let mut results: Vec<JobResult> = batch.iter().map(result).collect();
+    if batch.iter().any(|mail| mail.to == "short") {
+        results.pop();
+    }
+    Ok(results)
+}
+
+async fn each() -> [(&'static str, Fixture); 3] {
+    [("memory", fixtures::memory().await), ("sqlite", fixtures::sqlite().await), ("redis", fixtures::redis().await)]
+}
+
+/// The mails to these, sent in batches of so many.
+async fn mails(fixture: &Fixture, size: u32, to: &[&str]) -> (Client, Vec<JobId>) {
+    let client = Client::new(fixture.storage.clone());
+    let mails = client.queue("mails").unwrap();
+    mails.default_lane().batch(BatchGate::new(size, Duration::ZERO)).set().await.unwrap();
+    let handles = client.enqueue_all(to.iter().map(|to| Mail { to: (*to).to_owned() })).await.unwrap();
+    (client, handles.iter().map(|handle| handle.id()).collect())
+}
+
+#[tokio::test]
+async fn each_job_of_a_batch_ends_as_its_own_result_says() {
+    for (name, fixture) in each().await {
+        let (client, ids) = mails(&fixture, 10, &["ada", "nobody", "busy", "bob"]).await;
+        let sent: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
+        let worker = Worker::new(&client).state(Arc::clone(&sent)).handle_batch(send);
+        let worker = worker.poll_interval(Duration::from_millis(5)).start().await.unwrap();
+        let done = async || {
+            // The one that is retried waits for its time on the fixture's clock.
+            fixture.clock.advance(Duration::from_millis(10));
+            (client.queue("mails").unwrap().counts().await.unwrap().live() == 0).then_some(())
+        };
+        until("all mails are settled", done).await;
+        let report = worker.shutdown().await;
+        assert_eq!((report.completed, report.failed, report.retried), (3, 1, 1), "{name}");
+        let expected: [&[&str]; 2] = [&["ada", "nobody", "busy", "bob"], &["busy"]];
+        assert_eq!(*sent.lock().unwrap(), expected, "{name}");
+        let states = [JobState::Completed, JobState::Failed, JobState::Completed, JobState::Completed];
+        for (id, state) in ids.iter().zip(states) {
+            let record = client.job(*id).await.unwrap().unwrap();
+            assert_eq!((record.state, record.batch), (state, None), "{name}");
+        }
+        let bills = client.queue("bills").unwrap().counts().await.unwrap();
+        assert_eq!(bills.waiting, 2, "{name}: one follow-up of each run");
+        client.close().await;
+    }
+}
