@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ferroq_core::job::{DedupKey, ErrorKind, LaneKey, WorkerId};
+use ferroq_core::policy::batch::BatchGate;
 use ferroq_core::policy::dedup::{Dedup, DedupMode};
 use ferroq_core::policy::lanes::{LanePolicy, Say};
 use ferroq_core::policy::rate::Rate;
@@ -123,17 +124,32 @@ async fn the_pages_commands_run_and_tell_the_truth() {
     let in_lane = || JobSpec { queue: laned.clone(), lane: ada.clone(), ..job() };
     let jobs = vec![in_lane().into(), in_lane().into()];
     store.enqueue(EnqueueRequest { call: None, queue: laned.clone(), jobs }).await.expect("enqueue");
-    store.claim(None, &laned, ClaimSpec { max_items: 2, ..claim }).await.expect("claim");
+    store.claim(None, &laned, ClaimSpec { max_items: 2, ..claim.clone() }).await.expect("claim");
+
+    let batched = QueueName::new("batched").expect("a good name");
+    let batch = Say::Limit(BatchGate::new(3, Duration::from_secs(60)));
+    let gate = LanePolicy { batch, ..LanePolicy::default() };
+    store.configure_lane(&batched, &LaneKey::DEFAULT, Some(gate)).await.expect("configure_lane");
+    let jobs = (0..3).map(|_| JobSpec { queue: batched.clone(), ..job() }.into()).collect();
+    store.enqueue(EnqueueRequest { call: None, queue: batched.clone(), jobs }).await.expect("enqueue");
+    store.claim(None, &batched, claim).await.expect("claim");
 
     let mut answers = Vec::new();
     for words in commands(&page()) {
         let is_about_lanes = words.iter().any(|word| word.ends_with(":lanes"));
+        let is_about_batches = words.iter().any(|word| word.ends_with(":batches") || word.ends_with(":failing"));
         let words = words.iter().map(|word| {
             let of_lanes = [":lanes", ":ring", ":aside", ":usage", ":policies"].iter().any(|key| word.ends_with(key));
             // The lines that the page shows are of a queue without lanes.
             let of_lanes = of_lanes || is_about_lanes && word.ends_with(":waiting");
             let emails = format!("{{{}:laned}}", store.options.namespace);
-            let word = if of_lanes { word.replace("{ferroq:emails}", &emails) } else { word.clone() };
+            let word = if is_about_batches {
+                word.replace("{ferroq:emails}", &format!("{{{}:batched}}", store.options.namespace))
+            } else if of_lanes {
+                word.replace("{ferroq:emails}", &emails)
+            } else {
+                word.clone()
+            };
             let word = word.replace("{ferroq:emails}", &format!("{{{}:q}}", store.options.namespace));
             let word = word.replace("{ferroq}", &format!("{{{}}}", store.options.namespace));
             word.replace("01a1fbc3-9350-763d-8ab1-c757db8c51cd", &failed.to_string())
@@ -152,11 +168,12 @@ async fn the_pages_commands_run_and_tell_the_truth() {
     };
     let hex = |id: JobId| id.to_string().replace('-', "");
     assert_eq!(answer_to("layout"), "1");
-    assert_eq!(answer_to("SMEMBERS").lines().collect::<BTreeSet<_>>(), BTreeSet::from(["laned", "q"]));
+    assert_eq!(answer_to("SMEMBERS").lines().collect::<BTreeSet<_>>(), BTreeSet::from(["batched", "laned", "q"]));
     let stands = answer_to(":lanes");
     assert!(stands.starts_with("number 1 standing 1 left of its turn"), "{stands}");
     assert!(stands.ends_with(" jobs 1"), "{stands}");
     assert_eq!((answer_to(":ring"), answer_to(":aside")), ("", "1"));
+    assert_eq!(answer_to(":batches"), "standing 1 size 3 gathered 3 members 2");
     let starts = answer_to("no starts");
     assert!(starts.starts_with("until ") && starts.ends_with(": 1") && starts.lines().count() == 2, "{starts}");
     assert_eq!(answer_to("atwitter/ada"), "1");
