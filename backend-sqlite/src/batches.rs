@@ -88,7 +88,7 @@ impl Batches {
 
     /// What its batch has spent, if this is the row of a member whose leader holds the lease with this epoch.
     pub(crate) fn spent_under(&self, row: &Row, epoch: i64) -> Option<Spent> {
-        let batch = self.known.get(&row.batch.filter(|_| row.state() == JobState::Blocked)?)?;
+        let batch = self.known.get(&row.batch.filter(|_| row.is_member())?)?;
         let leader = batch.active.as_ref().filter(|leader| leader.epoch == epoch)?;
         let (then, before) = batch.past;
         Some(Spent::grown(leader.counters, then, before))

@@ -288,7 +288,7 @@ impl Queue {
         self.shift(row.state(), row.slot(), -1);
         if row.is_in_lane() {
             self.lanes.leave(slot_of(row.place).1, row.key);
-        } else if let Some(batch) = row.batch.filter(|_| row.state() == JobState::Blocked) {
+        } else if let Some(batch) = row.batch.filter(|_| row.is_member()) {
             self.batches.left(batch);
         } else if row.state() == JobState::Active {
             self.lanes.stop(row.extra().ok().map(|_| row.lane()).as_ref());

@@ -206,6 +206,11 @@ impl Row {
         self.flags & WAITED_ON != 0
     }
 
+    /// Whether the job is a member of a batch.
+    pub(crate) fn is_member(&self) -> bool {
+        self.batch.is_some() && self.state() == JobState::Blocked
+    }
+
     pub(crate) fn lease_until(&self) -> Option<Timestamp> {
         (self.state() == JobState::Active).then(|| Timestamp::from_micros(self.rank))
     }

@@ -31,7 +31,7 @@ pub(crate) const MEMBERS: &str = select_rows!(
     "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? AND rank=? AND key>? ORDER BY key LIMIT ?+0)"
 );
 /// Makes jobs members, by key.
-pub(crate) const GATHER: &str = "UPDATE ferroq_jobs SET place=?,rank=?,batch=?,runs=runs+1,started_at=?,worker=? WHERE key IN \
+pub(crate) const GATHER: &str = "UPDATE ferroq_jobs SET place=?,rank=?,batch=?,epoch=?,runs=runs+1,started_at=?,worker=? WHERE key IN \
     (SELECT value FROM json_each(?))";
 const LEADS: &str = "UPDATE ferroq_jobs SET batch=? WHERE key=?";
 const OPEN: &str = "INSERT INTO ferroq_batches (key,leader,size,gathered,members,formed,spent) VALUES (?,?,?,?,?,?,?)";
@@ -270,6 +270,7 @@ impl Unit<'_> {
             queue.place(JobState::Blocked).into(),
             number.into(),
             number.into(),
+            leader.epoch.into(),
             queue.now.as_micros().into(),
             leader.worker.as_str().into(),
             numbers_json(std::mem::take(members)).into(),

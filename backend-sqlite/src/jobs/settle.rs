@@ -42,7 +42,7 @@ impl Unit<'_> {
                 continue;
             };
             let of_batch = self.queues[at].batches.spent_under(row, lease.epoch);
-            if of_batch.is_none() && row.epoch != lease.epoch {
+            if of_batch.is_none() && (row.epoch != lease.epoch || row.is_member()) {
                 settled.answers.push(SettleAnswer::LeaseLost);
                 continue;
             }
@@ -96,7 +96,7 @@ impl Unit<'_> {
         let now = self.queues[at].now;
         let fails = |one: &&Settlement| {
             let Some(row) = rows.get(&one.lease.id) else { return false };
-            if row.batch.is_some() && row.state() == JobState::Blocked {
+            if row.is_member() {
                 // What its batch has spent is not known yet, so this may read a payload too many.
                 return !matches!(one.outcome, Outcome::Completed { .. });
             }
