@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::line::Line;
 use super::shutdown::{LAST_WORDS, Phases};
 use super::turn::Turn;
 use crate::context::StopReason;
@@ -83,7 +84,9 @@ impl<S: Send + Sync + 'static> Turn<S> {
                 Ok(counts) => {
                     let shelved: u64 = counts.shelved.iter().map(|(_, jobs)| jobs).sum();
                     let in_line = if counts.paused { 0 } else { counts.waiting.saturating_sub(shelved) };
-                    if in_line + counts.active > 0 {
+                    let line = self.lines.iter_mut().find(|line| line.name == *queue);
+                    let held_back = |line: &mut Line| line.are_held_back(in_line);
+                    if counts.active > 0 || in_line > 0 && !line.is_some_and(held_back) {
                         return false;
                     }
                 }

@@ -35,6 +35,9 @@ pub(super) struct Line {
     pub(super) ready: bool,
     /// When to ask again, should no hint come.
     pub(super) look_at: Option<Instant>,
+    /// How many jobs were in line when a last look was asked for, before the worker ends for want of work; and whether that look
+    /// found none that may start.
+    pub(super) last_look: Option<(u64, bool)>,
     /// Since when a job waits that must run alone.
     pub(super) solo_since: Option<Instant>,
     pub(super) hint: BoxFuture<'static, (SignalReceiver, bool, bool)>,
@@ -50,6 +53,7 @@ impl Line {
             down: None,
             ready: true,
             look_at: None,
+            last_look: None,
             solo_since: None,
             hint: next_hint(storage.signals(name)),
         }
@@ -59,6 +63,27 @@ impl Line {
     pub(super) fn add_done(&mut self, settlement: Settlement) {
         self.done.push(settlement);
         self.first_done_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether jobs that are in line are all held back, by a limit, a gate or a pause, as a claim has shown since they are that many.
+    /// Asks for such a claim if there was none.
+    pub(super) fn are_held_back(&mut self, in_line: u64) -> bool {
+        match self.last_look {
+            Some((then, found_nothing)) if then == in_line => found_nothing,
+            _ => {
+                self.last_look = Some((in_line, false));
+                self.ready = true;
+                false
+            }
+        }
+    }
+
+    /// Takes note of whether a claim found anything to start.
+    pub(super) fn looked(&mut self, found_nothing: bool) {
+        match &mut self.last_look {
+            Some((_, seen)) if found_nothing => *seen = true,
+            last_look => *last_look = None,
+        }
     }
 
     /// Whether calls for this queue are put off for now, because the last one failed.

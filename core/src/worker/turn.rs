@@ -261,6 +261,7 @@ impl<S: Send + Sync + 'static> Turn<S> {
                 if entry.is_some() {
                     let line = &mut self.lines[place];
                     line.ready = claimed.more;
+                    line.looked(claimed.claims.is_empty() && !claimed.more && !claimed.solo_waiting);
                     line.solo_since = claimed.solo_waiting.then(|| line.solo_since.unwrap_or_else(Instant::now));
                     let poll = (!self.storage.capabilities().reliable_signals).then_some(self.figures.poll);
                     line.look_at = match (claimed.look_again, poll) {
