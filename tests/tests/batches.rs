@@ -255,3 +255,106 @@ async fn each_job_of_a_batch_ends_as_its_own_result_says() {
         client.close().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_and_a_wrong_number_of_results_fail_the_run_and_settle_nothing() {
+    for (to, message) in [("panic", "the handler panicked: out of stamps"), ("short", "gave 1 results for 2 jobs")] {
+        let fixture = fixtures::memory().await;
+        let (client, ids) = mails(&fixture, 2, &["ada", to]).await;
+        let sent: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
+        let worker = Worker::new(&client).state(sent.clone()).handle_batch(send).start().await.unwrap();
+        let failed = async || {
+            fixture.clock.advance(Duration::from_millis(2));
+            let counts = client.queue("mails").unwrap().counts().await.unwrap();
+            client.storage().sweep(sweep()).await.unwrap();
+            (counts.failed == 2).then_some(())
+        };
+        until("both failed", failed).await;
+        assert_eq!(sent.lock().unwrap().len(), 2, "as often as the first one may be tried");
+        for (id, failure) in ids.iter().zip([FailReason::AttemptsExhausted, FailReason::WithBatch]) {
+            let record = client.job(*id).await.unwrap().unwrap();
+            assert_eq!(record.failure, Some(failure));
+            let error = record.notes.errors.last().unwrap();
+            assert!(error.message.contains(message), "{}", error.message);
+        }
+        worker.shutdown().await;
+    }
+}
+
+fn sweep() -> ferroq::storage::SweepRequest {
+    ferroq::storage::SweepRequest { queue: "mails".parse().unwrap(), max_items: 100 }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_payload_that_cannot_be_read_fails_its_job_and_no_other() {
+    let fixture = fixtures::memory().await;
+    let (client, _) = mails(&fixture, 3, &["ada", "bob"]).await;
+    let mut broken = ferroq::JobSpec::new(
+        "mails".parse().unwrap(),
+        "mail".parse().unwrap(),
+        ferroq::Payload::json(&b"{\"to\":7}"[..]),
+    );
+    broken.priority = ferroq::Priority(1);
+    let broken_id = broken.id;
+    let request =
+        ferroq::storage::EnqueueRequest { call: None, queue: "mails".parse().unwrap(), jobs: vec![Arc::new(broken)] };
+    client.storage().enqueue(request).await.unwrap();
+    let sent: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
+    let report = Worker::new(&client).state(sent.clone()).handle_batch(send).run_until_idle().await.unwrap();
+    assert_eq!((report.completed, report.failed), (2, 1));
+    assert_eq!(*sent.lock().unwrap(), [["ada", "bob"]], "the first of the batch was the broken one");
+    let record = client.job(broken_id).await.unwrap().unwrap();
+    assert_eq!(record.notes.errors[0].kind, ferroq::ErrorKind::Payload);
+    assert_eq!(client.queue("bills").unwrap().counts().await.unwrap().waiting, 1, "it follows from one that completed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_given_back_at_shutdown_and_costs_no_attempt() {
+    let jobs = client().await;
+    let seen = Arc::new(Seen::default());
+    seen.hold.store(true, Ordering::SeqCst);
+    collect(&jobs, 20).await;
+    let first = worker(&jobs, &seen).grace(SECOND).start().await.unwrap();
+    put(&jobs, 1, 20).await;
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(first.shutdown().await.released, 1);
+    seen.hold.store(false, Ordering::SeqCst);
+    let report = worker(&jobs, &seen).run_until_idle().await.unwrap();
+    assert_eq!((seen.sizes(), report.completed), (vec![20, 20], 20));
+    assert_eq!(seen.batches.lock().unwrap()[1].2, 1, "the first attempt still");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_works_until_idle_leaves_what_waits_for_a_batch() {
+    let jobs = client().await;
+    let seen = Arc::new(Seen::default());
+    collect(&jobs, 10).await;
+    put(&jobs, 1, 25).await;
+    let report = worker(&jobs, &seen).run_until_idle().await.unwrap();
+    assert_eq!((report.completed, seen.sizes()), (20, vec![10, 10]));
+    let counts = jobs.queue("collector").unwrap().counts().await.unwrap();
+    assert_eq!(counts.waiting, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plain_handler_gets_the_jobs_of_a_batch_one_after_another() {
+    let jobs = client().await;
+    collect(&jobs, 5).await;
+    put(&jobs, 1, 5).await;
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    async fn plain(item: Item, cx: Context<Arc<Mutex<Vec<u32>>>>) -> JobResult {
+        cx.state().lock().unwrap().push(item.number);
+        Ok(())
+    }
+    let report = Worker::new(&jobs).state(ran.clone()).handle(plain).run_until_idle().await.unwrap();
+    assert_eq!((report.completed, ran.lock().unwrap().clone()), (5, vec![0, 1, 2, 3, 4]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_that_no_gate_holds_are_batches_of_one() {
+    let jobs = client().await;
+    let seen = Arc::new(Seen::default());
+    put(&jobs, 1, 3).await;
+    let report = worker(&jobs, &seen).run_until_idle().await.unwrap();
+    assert_eq!((report.completed, seen.sizes()), (3, vec![1, 1, 1]));
+}
