@@ -23,7 +23,7 @@ use ferroq_core::storage::{
 use ferroq_redis::{RedisOptions, RedisStorage};
 use ferroq_sqlite::{SqliteOptions, SqliteStorage};
 use ferroq_testkit::harness::{KIND, SpecExt, kind, queue_name, spec};
-use ferroq_testkit::invariants::limits::{check_concurrency, check_rate, check_used};
+use ferroq_testkit::invariants::limits::{check_concurrency, check_rate, check_used, most_active};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -92,6 +92,19 @@ pub enum Whose {
     Lane(String),
 }
 
+/// How often the concurrencies are others.
+pub const PHASES: usize = 4;
+/// The phases in which each concurrency must be reached; in the others the limits stand in each other's way.
+const REACHED: [usize; 2] = [0, 3];
+
+/// What the queue, the class, each of its lanes and a lane with a policy of its own may do at once, phase by phase. In the
+/// second phase a lane is paused too.
+const QUEUE: [u32; PHASES] = [7, 7, 3, 14];
+const CLASS: [u32; PHASES] = [4, 2, 4, 6];
+const EACH: [u32; PHASES] = [2, 1, 2, 2];
+const OWN: [u32; PHASES] = [1, 3, 1, 2];
+const PAUSED: usize = 1;
+
 /// A queue with limits, and which lanes have work.
 #[derive(Debug)]
 pub struct Limited {
@@ -105,8 +118,8 @@ pub struct Limited {
     pub lanes: Vec<String>,
     /// The rates that must hold, and whether there is so much work that each must be used.
     pub rates: Vec<(Whose, Rate, bool)>,
-    /// The concurrencies that must hold.
-    pub slots: Vec<(Whose, u32)>,
+    /// The concurrencies that must hold, in one phase after another.
+    pub slots: Vec<(Whose, [u32; PHASES])>,
     /// For how many steps of the clock a run goes on at most.
     run_steps_max: u32,
 }
@@ -179,18 +192,20 @@ impl Limited {
     }
 
     /// A queue with a concurrency of its own, of a class, of each of its lanes, and of one lane, and a rate beside them.
-    pub fn slotted() -> Self {
-        let rate = Rate::sliding(60, WINDOW);
+    pub fn slotted(phase: usize) -> Self {
+        let rate = Rate::sliding(120, WINDOW);
         let mut config = config();
-        config.limits = StartLimits { concurrency: Some(7), rate: Some(rate.clone()) };
-        let total = StartLimits { concurrency: Some(4), rate: None };
-        config.lanes.classes.insert(class("c"), ClassPolicy { each: slotted(2), total });
-        let mut slots = vec![(Whose::Queue, 7), (Whose::Class("c"), 4), (Whose::Lane("own".to_owned()), 1)];
-        slots.extend([1, 2, 3].map(|n| (Whose::Lane(format!("c/{n}")), 2)));
+        config.limits = StartLimits { concurrency: Some(QUEUE[phase]), rate: Some(rate.clone()) };
+        let total = StartLimits { concurrency: Some(CLASS[phase]), rate: None };
+        config.lanes.classes.insert(class("c"), ClassPolicy { each: slotted(EACH[phase]), total });
+        let one = |name: &str| Whose::Lane(name.to_owned());
+        let mut slots = vec![(Whose::Queue, QUEUE), (Whose::Class("c"), CLASS), (one("own"), OWN)];
+        slots.extend(["c/1", "c/2", "c/3"].map(|name| (one(name), EACH)));
+        let pause = LanePolicy { paused: phase == PAUSED, ..LanePolicy::default() };
         Limited {
             queue: queue_name("slotted"),
             config,
-            own: vec![(lane("own"), slotted(1))],
+            own: vec![(lane("own"), slotted(OWN[phase])), (lane("d"), pause)],
             lanes: ["c/1", "c/2", "c/3", "own", "d", ""].map(str::to_owned).into(),
             rates: vec![(Whose::Queue, rate, false)],
             slots,
@@ -200,7 +215,7 @@ impl Limited {
 
     /// All of them.
     pub fn all() -> Vec<Limited> {
-        vec![Limited::whole(), Limited::laned(), Limited::slotted()]
+        vec![Limited::whole(), Limited::laned(), Limited::slotted(0)]
     }
 
     /// Stores the settings.
@@ -233,10 +248,11 @@ impl Limited {
 
     /// How many rounds of [`put`](Self::put) make more work than may start in a window.
     pub fn rounds_a_window(&self) -> usize {
-        if self.own.is_empty() { 50 } else { 20 }
+        if self.own.is_empty() { 50 } else { 25 }
     }
 
-    /// Checks the log against every limit: none was exceeded, each concurrency was reached, and from `from` to `to` the rates with enough work were used.
+    /// Checks the log against every limit: none was exceeded, the concurrencies were reached, and from the second of `phases` to
+    /// the end the rates with enough work were used. `phases` are the beginning of each phase, and the end.
     ///
     /// # Errors
     /// What did not hold.
@@ -244,8 +260,7 @@ impl Limited {
         &self,
         log: &[Event],
         lanes: &HashMap<JobId, LaneKey>,
-        from: Timestamp,
-        to: Timestamp,
+        phases: &[Timestamp; PHASES + 1],
     ) -> Result<(), String> {
         let of = |whose: &Whose| {
             let counts = |event: &&Event| {
@@ -258,15 +273,31 @@ impl Limited {
             };
             log.iter().filter(counts).copied().collect::<Vec<Event>>()
         };
+        let phase = |at: Timestamp| phases[1..PHASES].iter().filter(|begin| **begin <= at).count();
         for (whose, most) in &self.slots {
-            check_concurrency(*most, of(whose)).map_err(|what| format!("{} {whose:?}: {what}", self.queue))?;
-            if check_concurrency(*most - 1, of(whose)).is_ok() {
-                return Err(format!(
-                    "{} {whose:?}: the {most} were never Active at once, so this shows little",
-                    self.queue
-                ));
+            let held = check_concurrency(|at| most[phase(at)], of(whose));
+            held.map_err(|what| format!("{} {whose:?}: {what}", self.queue))?;
+            // A class that is full has lanes that are.
+            let looked_at = if matches!(whose, Whose::Lane(lane) if lane != "own") { &[][..] } else { &REACHED };
+            for phase in looked_at.iter().copied() {
+                let active = most_active(of(whose), phases[phase], phases[phase + 1]);
+                if active < most[phase] as usize {
+                    let queue = &self.queue;
+                    return Err(format!(
+                        "{queue} {whose:?}: {active} of {} were Active, which shows little",
+                        most[phase]
+                    ));
+                }
             }
         }
+        if !self.slots.is_empty() {
+            let paused = phases[PAUSED]..phases[PAUSED + 1];
+            let started = starts(&of(&Whose::Lane("d".to_owned())));
+            if let Some(at) = started.into_iter().find(|at| paused.contains(at)) {
+                return Err(format!("{}: a job of a paused lane started at {at}", self.queue));
+            }
+        }
+        let (from, to) = (phases[1], phases[PHASES]);
         for (whose, rate, is_saturated) in &self.rates {
             let starts = starts(&of(whose));
             let held = check_rate(rate, starts.iter().copied());

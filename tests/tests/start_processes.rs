@@ -1,5 +1,5 @@
 //! Processes that work on queues with limits and are killed with SIGKILL at random moments, or lose their leases: no limit
-//! is ever exceeded, none is left unused for long, no slot is lost, and every job ends.
+//! is ever exceeded, also where it changes meanwhile, none is left unused for long, no slot is lost, and every job ends.
 #![cfg(unix)]
 
 use std::collections::{HashMap, HashSet};
@@ -13,7 +13,7 @@ use ferroq_testkit::harness::audit;
 use ferroq_tests::child::Child;
 use ferroq_tests::dedup::Place;
 use ferroq_tests::redis::server::{namespace, shared};
-use ferroq_tests::starts::{FileClock, Limited, Order, STEP, TERM, WINDOW, claim, log, work_off};
+use ferroq_tests::starts::{FileClock, Limited, Order, PHASES, STEP, TERM, WINDOW, claim, log, work_off};
 use ferroq_tests::store;
 use ferroq_tests::wait::seed;
 use rand::rngs::StdRng;
@@ -29,6 +29,8 @@ const CLAIMS_MAX: usize = 7;
 const STEPS_A_WINDOW: u32 = (WINDOW.as_millis() / STEP.as_millis()) as u32;
 /// For how many windows there is more work than may start. The first is left out of what must be used.
 const WINDOWS: u32 = 5;
+/// When, in windows, each phase begins in which some limits are others; and the end.
+const PHASES_AT: [u32; PHASES + 1] = [0, 1, 2, 3, WINDOWS];
 
 /// What was handed to whom before `to`, as the processes wrote it down: the logs say the same, but for what a process did not
 /// live to write down.
@@ -88,6 +90,10 @@ async fn race(place: Place, test: &str) {
                 }
             }
         }
+        // Everybody is idle, so nothing starts between a change and the next time that the clock shows.
+        if let Some(phase) = PHASES_AT.iter().position(|window| window * STEPS_A_WINDOW == step) {
+            Limited::slotted(phase).configure(storage.as_ref()).await;
+        }
         clock.set(begin.after(STEP * step));
         if killed * steps < kills * step {
             // The moment of a kill is the subject of the test; any time is as good as another.
@@ -105,17 +111,17 @@ async fn race(place: Place, test: &str) {
     for child in &mut children {
         child.kill().await;
     }
-    let (from, to) = (begin.after(WINDOW), begin.after(STEP * steps));
+    let phases = PHASES_AT.map(|window| begin.after(WINDOW * window));
     end_all(storage.as_ref(), &clock, &queues).await;
     let mut logs = HashMap::new();
     for limited in &queues {
         let log = log(storage.as_ref(), &limited.queue).await;
-        assert_eq!(limited.check(&log, &lanes, from, to), Ok(()));
+        assert_eq!(limited.check(&log, &lanes, &phases), Ok(()));
         logs.insert(limited.queue.to_string(), log);
     }
     every_job_ended(&lanes, &logs);
     let text = std::fs::read_to_string(&order.trace).expect("the trace");
-    check_trace(&text, &logs, to, killed as usize + PROCESSES);
+    check_trace(&text, &logs, phases[PHASES], killed as usize + PROCESSES);
     let stalled = logs.values().flatten().filter(|event| event.kind == EventKind::Stalled).count();
     assert!(stalled > 0, "no lease was lost; the test shows little");
     no_slot_is_taken(storage.as_ref(), &clock).await;
@@ -148,12 +154,12 @@ fn every_job_ended<L>(lanes: &HashMap<JobId, L>, logs: &HashMap<String, Vec<Even
 /// With nothing left, every slot can be taken again, and no more than that.
 async fn no_slot_is_taken(storage: &dyn Storage, clock: &FileClock) {
     clock.set(clock.now().after(WINDOW));
-    let (limited, mut lanes) = (Limited::slotted(), HashMap::new());
+    let (limited, mut lanes) = (Limited::slotted(PHASES - 1), HashMap::new());
     for _ in 0..10 {
         limited.put(storage, &mut lanes).await;
     }
     let answer = storage.claim(None, &limited.queue, claim(100)).await.expect("claim");
-    assert_eq!(answer.claims.len(), 7);
+    assert_eq!(answer.claims.len(), 14);
     assert_eq!(storage.claim(None, &limited.queue, claim(100)).await.expect("claim").claims, []);
 }
 

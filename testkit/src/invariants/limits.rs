@@ -64,21 +64,39 @@ pub fn check_used(
     }
 }
 
-/// Checks that never more than `most` jobs were Active at once. `events` are all that happened to the jobs that are counted
-/// together, in the order in which it happened.
+/// Checks that never more jobs were Active at once than may be when one starts, which `most` says. `events` are all that
+/// happened to the jobs that are counted together, in the order in which it happened.
 ///
 /// # Errors
 /// The moment at which there were too many, in words.
-pub fn check_concurrency(most: u32, events: impl IntoIterator<Item = Event>) -> Result<(), String> {
+pub fn check_concurrency(
+    most: impl Fn(Timestamp) -> u32,
+    events: impl IntoIterator<Item = Event>,
+) -> Result<(), String> {
+    for (at, active) in active_at_starts(events) {
+        let most = most(at);
+        if active > most as usize {
+            return Err(format!("{active} are Active at {at}, where {most} may be"));
+        }
+    }
+    Ok(())
+}
+
+/// How many jobs were Active at once when one started, at most, from `from` to `to`.
+pub fn most_active(events: impl IntoIterator<Item = Event>, from: Timestamp, to: Timestamp) -> usize {
+    let within = active_at_starts(events).filter(|(at, _)| (from..to).contains(at));
+    within.map(|(_, active)| active).max().unwrap_or(0)
+}
+
+/// At each start, how many were Active with it.
+fn active_at_starts(events: impl IntoIterator<Item = Event>) -> impl Iterator<Item = (Timestamp, usize)> {
     let mut active: HashSet<JobId> = HashSet::new();
-    for event in events {
-        let Some(job) = event.job else { continue };
+    events.into_iter().filter_map(move |event| {
+        let job = event.job?;
         match event.kind {
             EventKind::Started => {
                 active.insert(job);
-                if active.len() > most as usize {
-                    return Err(format!("{} are Active at {}, where {most} may be", active.len(), event.at));
-                }
+                return Some((event.at, active.len()));
             }
             EventKind::Completed
             | EventKind::Retrying
@@ -91,8 +109,8 @@ pub fn check_concurrency(most: u32, events: impl IntoIterator<Item = Event>) -> 
             }
             _ => {}
         }
-    }
-    Ok(())
+        None
+    })
 }
 
 /// The permits that limiters gave, each held against the rate that it was given under, for as long as nobody changed the
@@ -168,7 +186,7 @@ mod tests {
             kind,
             job: jobs.get(job).copied(),
         };
-        let check = |events: &[(EventKind, usize)]| check_concurrency(2, events.iter().copied().map(event));
+        let check = |events: &[(EventKind, usize)]| check_concurrency(|_| 2, events.iter().copied().map(event));
         let (started, left) = (EventKind::Started, [EventKind::Completed, EventKind::Failed, EventKind::Cancelled]);
         let back = [EventKind::Retrying, EventKind::Snoozed, EventKind::Released, EventKind::Stalled];
         for way in left.into_iter().chain(back) {
@@ -176,7 +194,12 @@ mod tests {
             assert_eq!(check(&[(started, 0), (started, 1), (way, 0), (started, 0)]), Ok(()), "{way:?}");
             assert!(check(&[(started, 0), (way, 0), (way, 0), (started, 0), (started, 1), (started, 2)]).is_err());
         }
-        assert!(check(&[(started, 0), (started, 1), (started, 2)]).is_err());
+        let three = [(started, 0), (started, 1), (started, 2)];
+        assert!(check(&three).is_err());
+        assert_eq!(most_active(three.map(event), S(0), S(1)), 3);
+        assert_eq!(most_active(three.map(event), S(1), S(2)), 0);
+        let fewer_later = |at: Timestamp| if at < S(0) { 3 } else { 2 };
+        assert!(check_concurrency(fewer_later, three.map(event)).is_err());
         for way in [EventKind::CancelRequested, EventKind::Progress, EventKind::Paused, EventKind::Enqueued] {
             assert!(check(&[(started, 0), (started, 1), (way, 0), (started, 2)]).is_err(), "{way:?} ends no run");
         }
