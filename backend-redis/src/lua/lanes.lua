@@ -16,8 +16,8 @@ local LANES_SET_ASIDE_MAX, LANES_BACK_MAX = 100, 1000
 -- Jobs that come to stand in line and are not written yet.
 local put_line = {}
 
-on_step_back = function()
-  if is_laned() then
+on_step_back = function(remembers)
+  if is_laned() or remembers then
     lanes.step_back()
   end
 end
