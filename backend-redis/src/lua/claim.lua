@@ -281,7 +281,7 @@ parts_to_open[#parts_to_open + 1] = function()
         end
         many('ZREM', K.LINE, gone, 1)
       end
-      return looked_at, claimed, is_full
+      return looked_at, claimed, is_full, looked_at == #members and #members < max
     end)
   end
 end

@@ -87,14 +87,17 @@ parts_to_open[#parts_to_open + 1] = function()
     return string.match(name, '^([^/]+)/')
   end
 
+  local function learn(name, bytes)
+    known[name] = false
+    if bytes then
+      local number, standing, credit, till, turn = unpack_bytes('>I6BI4i8I6', bytes)
+      known[name] = { number = number, standing = standing, credit = credit, till = till, turn = turn }
+    end
+  end
+
   local function entry_of(name)
     if known[name] == nil then
-      local bytes = call('HGET', K.LANES, name)
-      known[name] = false
-      if bytes then
-        local number, standing, credit, till, turn = unpack_bytes('>I6BI4i8I6', bytes)
-        known[name] = { number = number, standing = standing, credit = credit, till = till, turn = turn }
-      end
+      learn(name, call('HGET', K.LANES, name))
     end
     return known[name]
   end
@@ -392,6 +395,11 @@ parts_to_open[#parts_to_open + 1] = function()
     end
   end
 
+  -- Whether it matters to any lane that a job of it leaves Active: it is counted, or the lane may wait for that.
+  function lanes.wait_for_ends()
+    return meta.counted or call('ZCARD', K.ASIDE) > 0
+  end
+
   -- A job of this lane has left Active: if the lane waited for that, it takes its turn again.
   function lanes.released(name)
     lanes.uncount(name)
@@ -445,18 +453,36 @@ parts_to_open[#parts_to_open + 1] = function()
     end
   end
 
+  -- The next lanes of the ring: as many as are likely to be served for so many jobs.
+  local function next_lanes(jobs)
+    local names = call('ZRANGE', K.RING, 0, math.ceil(jobs / rules_now().quantum))
+    local entries = get_many(K.LANES, names)
+    for i = 1, #names do
+      if known[names[i]] == nil then
+        learn(names[i], entries[i])
+      end
+    end
+    return names
+  end
+
   -- Serves the lanes in their turn. `look` looks at jobs of a line, up to so many, and claims up to so many; it answers how
-  -- many it looked at, how many it claimed, and whether the answer is full.
+  -- many it looked at, how many it claimed, whether the answer is full, and whether the line is known to be empty.
   function lanes.serve(ask, look)
     local looked_at = 0
+    -- Lanes that come into the ring meanwhile come behind those that are in it.
+    local next, at = {}, 1
     for _ = 1, ask.max_items + LANES_SET_ASIDE_MAX do
       if looked_at == ask.max_items or room_of_queue() == 0 then
         return
       end
-      local name = call('ZRANGE', K.RING, 0, 0)[1]
+      if not next[at] then
+        next, at = next_lanes(ask.max_items - looked_at), 1
+      end
+      local name = next[at]
       if not name then
         return
       end
+      at = at + 1
       local l, terms = entry_of(name), terms_of(name)
       local free, opens = room_of_lane(name, terms)
       if terms.paused then
@@ -471,22 +497,25 @@ parts_to_open[#parts_to_open + 1] = function()
           l.credit = terms.turn_jobs
         end
         local credit = alone and ask.max_items or l.credit
-        local seen, claimed, is_full = look(l.number, math.min(credit, ask.max_items - looked_at), (room_for(name, terms)))
+        local seen, claimed, is_full, emptied = look(l.number, math.min(credit, ask.max_items - looked_at), (room_for(name, terms)))
         looked_at = looked_at + seen
         if claimed > 0 then
           note(name, terms, claimed)
         end
-        if is_empty(l) then
+        if emptied or is_empty(l) then
           forget(name, l)
         elseif count == 1 then
           l.credit = CREDIT_FULL
           save(name, l)
+          at = at - 1
         else
           l.credit = math.max(l.credit - seen, 0)
           if l.credit == 0 then
             rejoin(name, l)
           else
+            -- It still has its turn.
             save(name, l)
+            at = at - 1
           end
         end
         if is_full then
