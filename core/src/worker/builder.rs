@@ -211,8 +211,8 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         Ok(report)
     }
 
-    /// Works until nothing is due: no job of its queues is Waiting (shelved ones and paused queues aside) or Active.
-    /// Delayed jobs stay.
+    /// Works until nothing is due: no job of its queues is Waiting (shelved ones, paused queues and paused lanes aside) or
+    /// Active. Delayed jobs stay; jobs that a rate holds back are waited for.
     ///
     /// # Errors
     /// As [`run_until_signal`](Self::run_until_signal).
