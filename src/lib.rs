@@ -29,6 +29,7 @@
 mod connect;
 
 pub use connect::{ConnectError, connect};
+pub use ferroq_core::batch::{BatchHandler, BatchJob, BatchOutcome};
 pub use ferroq_core::client::{
     Client, ClientError, Enqueue, EnqueueAll, EventItem, FollowUp, JobHandle, LaneChange, LaneClassHandle, LaneHandle,
     Limiter, LimitsChange, QueueHandle, QueueLanes, QueueLimits, WaitError,
@@ -37,7 +38,6 @@ pub use ferroq_core::clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use ferroq_core::codec::{self, CodecError};
 pub use ferroq_core::context::{Context, ContextError, StopReason};
 pub use ferroq_core::event::{self, Event, EventCursor, EventKind};
-pub use ferroq_core::batch::{BatchHandler, BatchJob, BatchOutcome};
 pub use ferroq_core::handler::{BoxError, Handler, JobError, JobResult, OrAbort};
 pub use ferroq_core::job::{
     self, CodecTag, ErrorEntry, ErrorKind, FailReason, Job, JobId, JobKind, JobOptions, JobRecord, JobSpec, JobState,

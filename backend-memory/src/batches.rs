@@ -57,6 +57,11 @@ pub(crate) struct BatchBook {
 }
 
 impl BatchBook {
+    /// Who leads a batch.
+    pub(crate) fn leader(&self, batch: BatchNumber) -> Option<JobId> {
+        self.batches.get(&batch)?.leader
+    }
+
     /// Whether there are members that are to fail.
     pub(crate) fn has_failing(&self) -> bool {
         !self.failing.is_empty()

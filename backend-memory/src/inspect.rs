@@ -2,9 +2,9 @@
 
 use async_trait::async_trait;
 use ferroq_core::clock::{self, Timestamp};
-use ferroq_core::job::{JobId, JobRecord, JobState, QueueName, Slot};
+use ferroq_core::job::{JobId, JobRecord, JobState, LaneKey, QueueName, Slot};
 use ferroq_core::policy::explain::{
-    ActiveJobs, COUNTED_MAX, Explanation, Facts, RememberedStarts, WaitingJobs, explain,
+    ActiveJobs, AtGate, COUNTED_MAX, Explanation, Facts, RememberedStarts, WaitingJobs, explain,
 };
 use ferroq_core::storage::{Inspect, ListRequest, Page, QueueCounts, StorageError};
 
@@ -68,6 +68,12 @@ impl Inspect for MemoryStorage {
 }
 
 impl QueueState {
+    fn at_gate(&self, lane: &LaneKey) -> AtGate {
+        let Some((waiting, since, head)) = self.roster.lanes.at_gate(lane) else { return AtGate::default() };
+        let head = self.roster.get(head);
+        AtGate { leader: None, waiting: waiting as u64, since, head: Some((head.due_at, head.batch.is_some())) }
+    }
+
     /// What is known of a job and of all that may hold it back.
     fn facts(&self, id: JobId, clock: Timestamp) -> Option<Facts> {
         let roster = &self.roster;
@@ -93,6 +99,7 @@ impl QueueState {
             },
             ahead: roster.ahead(&record, most) as u64,
             lanes_before: if in_lane { roster.lanes.before(lane, most) as u64 } else { 0 },
+            at_gate: AtGate { leader: record.batch.and_then(|batch| self.batches.leader(batch)), ..self.at_gate(lane) },
             record,
         })
     }

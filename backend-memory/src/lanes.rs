@@ -116,6 +116,13 @@ impl Lanes {
         false
     }
 
+    /// What the gate of a lane goes by: how many jobs are in its line, since when it asks, and which comes first.
+    pub(crate) fn at_gate(&self, key: &LaneKey) -> Option<(usize, Option<Timestamp>, Key)> {
+        let (number, _) = self.find(key)?;
+        let lane = self.lanes.get(&number)?;
+        Some((lane.line.len(), lane.since, *lane.line.first_key_value()?.1))
+    }
+
     /// A batch was opened in this lane: those left wait for another.
     pub(crate) fn opened(&mut self, number: LaneNumber) {
         if let Some(lane) = self.lanes.get_mut(&number) {

@@ -2,7 +2,7 @@
 
 use ferroq_core::clock::Timestamp;
 use ferroq_core::job::{JobId, QueueName};
-use ferroq_core::policy::explain::{ActiveJobs, Explanation, Facts, RememberedStarts, WaitingJobs, explain};
+use ferroq_core::policy::explain::{ActiveJobs, AtGate, Explanation, Facts, RememberedStarts, WaitingJobs, explain};
 use ferroq_core::policy::lanes::Starts;
 use ferroq_core::storage::StorageError;
 use redis::Value;
@@ -49,6 +49,20 @@ fn facts_of(queue: &QueueName, read: Value) -> Result<Option<Result<Facts, Stora
         class: Starts::from_bytes(&of_class?).ok(),
         lane: Starts::from_bytes(&of_lane?).ok(),
     };
+    let leader = values.next().map_or(Err(Unreadable), bytes_of)?;
+    let in_lane = count(values.next())?;
+    let [since, head] = [(); 2].map(|()| values.next().map_or(Err(Unreadable), bytes_of));
+    let at_gate = AtGate {
+        leader: if leader.is_empty() { None } else { Some(id_of(&leader)?) },
+        waiting: in_lane,
+        since: Reader(&since?).i64().ok().map(Timestamp::from_micros),
+        head: match &head?[..] {
+            [due @ .., in_batch] if due.len() == 8 => {
+                Some((Timestamp::from_micros(Reader(due).i64()?), *in_batch == 1))
+            }
+            _ => None,
+        },
+    };
     let record = records(queue, values)?.pop().ok_or(Unreadable)?;
     let settings = config_of(paused, &config).and_then(|config| Ok((config, policy_of(&policy)?)));
     Ok(Some(settings.map(|(config, policy)| Facts {
@@ -63,5 +77,6 @@ fn facts_of(queue: &QueueName, read: Value) -> Result<Option<Result<Facts, Stora
         waiting,
         ahead,
         lanes_before,
+        at_gate,
     })))
 }

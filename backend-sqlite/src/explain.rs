@@ -1,17 +1,19 @@
 //! What is known of a job and of all that may hold it back, read in one transaction: `ferroq_core` says what it comes to.
 
+use ferroq_core::Timestamp;
 use ferroq_core::job::{JobId, JobRecord, JobState, LaneKey, QueueName, Slot};
 use ferroq_core::policy::explain::{
-    ActiveJobs, COUNTED_MAX, Explanation, Facts, RememberedStarts, WaitingJobs, explain,
+    ActiveJobs, AtGate, COUNTED_MAX, Explanation, Facts, RememberedStarts, WaitingJobs, explain,
 };
 use ferroq_core::storage::StorageError;
+use sqlx::Row as _;
 
 use crate::aside::ACTIVE;
 use crate::error::unexpected;
 use crate::inspect::BY_ID;
 use crate::lane_rows::{limit, text};
 use crate::lanes::OWN;
-use crate::row::{Row, key_range};
+use crate::row::{Row, key, key_range};
 use crate::unit::{Unit, first_int};
 
 /// How many jobs of a place are ahead of a rank and key, up to so many, by `ferroq_jobs_by_place`.
@@ -21,6 +23,12 @@ pub(crate) const AHEAD: &str = "SELECT count(*) FROM (SELECT * FROM (SELECT 1 FR
 /// How many lanes of the ring have a turn before this one, up to so many, by `ferroq_lanes_by_turn`.
 pub(crate) const BEFORE: &str = "SELECT count(*) FROM (SELECT 1 FROM ferroq_lanes INDEXED BY ferroq_lanes_by_turn WHERE \
     queue=? AND standing=1 AND turn<? LIMIT ?+0)";
+
+/// The first job of a place, by `ferroq_jobs_by_place`.
+pub(crate) const HEAD: &str =
+    "SELECT due_at,batch FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT 1";
+/// Who leads a batch, by key.
+pub(crate) const LEADER: &str = "SELECT id FROM ferroq_jobs WHERE key=(SELECT leader FROM ferroq_batches WHERE key=?)";
 
 impl Unit<'_> {
     /// Why a job is not running now.
@@ -52,6 +60,7 @@ impl Unit<'_> {
                 lanes_before = self.lanes_before(at, &lane).await?;
             }
         }
+        let at_gate = self.at_gate(at, row, &record).await?;
         // The last question, because what it finds is kept like what a transaction means to write.
         let of_class = self.active_of_class(at, &lane).await?;
         let queue = &self.queues[at];
@@ -81,8 +90,38 @@ impl Unit<'_> {
             },
             ahead: count(ahead),
             lanes_before: count(lanes_before),
+            at_gate,
             record,
         })
+    }
+
+    /// What the batch of a job, or the gate of its lane, goes by.
+    async fn at_gate(&mut self, at: usize, row: &Row, record: &JobRecord) -> Result<AtGate, StorageError> {
+        let mut at_gate = AtGate::default();
+        let queue = &self.queues[at];
+        if let Some(batch) = record.batch {
+            let [rows] = self.ask([(LEADER, vec![key(queue.number, batch.0).into()])]).await?;
+            let id = rows.first().map(|row| row.try_get::<&[u8], _>(0)).transpose();
+            let id = id.map_err(|_| unexpected("a batch's leader"))?;
+            at_gate.leader = id.and_then(|id| <[u8; 16]>::try_from(id).ok()).map(JobId::from_bytes);
+            return Ok(at_gate);
+        }
+        let lanes = &queue.lanes;
+        let number = lanes.known_number(&record.spec.lane);
+        let gated = lanes.terms(&record.spec.lane, &queue.config).batch.is_some();
+        let Some(number) = number.filter(|_| gated && record.state == JobState::Waiting && record.slot == Slot::Lane)
+        else {
+            return Ok(at_gate);
+        };
+        at_gate.waiting = lanes.waiting(number, queue.in_line()).max(0).unsigned_abs();
+        at_gate.since = lanes.lane(number).and_then(|lane| lane.gate.since);
+        let [rows] = self.ask([(HEAD, vec![row.place.into()])]).await?;
+        if let Some(head) = rows.first() {
+            let due_at: i64 = head.try_get(0).map_err(|_| unexpected("the head of a line"))?;
+            let batch: Option<i64> = head.try_get(1).map_err(|_| unexpected("the head of a line"))?;
+            at_gate.head = Some((Timestamp::from_micros(due_at), batch.is_some()));
+        }
+        Ok(at_gate)
     }
 
     /// How many lanes of the ring take their turn before this one; all of them if it is set aside.

@@ -23,6 +23,8 @@ async fn every_hot_statement_searches_and_sorts_nothing() {
         (crate::inspect::WALK, "ferroq_jobs_by_place"),
         (crate::explain::AHEAD, "ferroq_jobs_by_place"),
         (crate::explain::AHEAD, "(place=? AND rank=? AND rowid<?)"),
+        (crate::explain::HEAD, "ferroq_jobs_by_place"),
+        (crate::explain::LEADER, "INTEGER PRIMARY KEY (rowid=?)"),
         (crate::explain::BEFORE, "ferroq_lanes_by_turn (queue=? AND standing=? AND turn<?)"),
         (crate::memory::ABSENT, "ferroq_jobs_by_id"),
         (crate::memory::OLDEST, "ferroq_jobs_by_place"),

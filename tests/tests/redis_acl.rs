@@ -13,14 +13,15 @@ use ferroq_core::client::Client;
 use ferroq_core::clock::ManualClock;
 use ferroq_core::event::EventCursor;
 use ferroq_core::job::{JobSpec, LaneKey, LimiterName, QueueName};
+use ferroq_core::policy::batch::BatchGate;
 use ferroq_core::policy::dedup::DedupMode;
 use ferroq_core::policy::lanes::{LanePolicy, Say};
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::policy::retention::KeepRule;
 use ferroq_core::storage::{
-    AcquireRequest, Act, ActRequest, Claim, ClaimSpec, Control, Effect, EnqueueRequest, ErrorCode, EventLog,
-    ExchangeRequest, Inspect, JobFilter, Jobs, Limits, ListRequest, Note, Outcome, QueueConfig, RenewRequest,
-    Selection, Session, Settlement, StorageError, SweepRequest, Transfer,
+    AcquireRequest, Act, ActRequest, Batches, Claim, ClaimSpec, Control, Effect, EnqueueRequest, ErrorCode, EventLog,
+    ExchangeRequest, Inspect, JobFilter, Jobs, Limits, ListRequest, MembersRequest, Note, Outcome, QueueConfig,
+    RenewRequest, Selection, Session, Settlement, StorageError, SweepRequest, Transfer,
 };
 use ferroq_redis::{RedisOptions, RedisStorage, WaitFor};
 use ferroq_testkit::harness::{KIND, SpecExt, TERM, abort, completed, fail, kind, queue_name, spec};
@@ -232,6 +233,25 @@ impl Day {
         self.note(answer);
         self.enqueue(lanes.map(|lane| JobSpec { lane, ..plain() })).await;
         self.exchange(Vec::new(), 2).await;
+
+        let gated = LaneKey::new("gated").expect("a lane that follows the rule for names");
+        let gate = LanePolicy { batch: Say::Limit(BatchGate::new(3, TERM)), ..LanePolicy::default() };
+        let answer = storage.configure_lane(&queue, &gated, Some(gate)).await;
+        self.note(answer);
+        self.enqueue([0; 3].map(|_| JobSpec { lane: gated.clone(), ..plain() })).await;
+        let claims = self.exchange(Vec::new(), 10).await;
+        if let Some(leader) = claims.iter().find(|claim| claim.batch.is_some()) {
+            let lease = leader.lease;
+            let answer = storage.gather(&queue, lease, 10).await;
+            self.note(answer);
+            let request =
+                MembersRequest { queue: queue.clone(), lease, after: None, max_items: 10, max_bytes: usize::MAX };
+            let answer = storage.members(request).await;
+            self.note(answer);
+            self.exchange(vec![Settlement { lease, outcome: abort(), follow_ups: Vec::new() }], 0).await;
+            let answer = storage.sweep(SweepRequest { queue: queue.clone(), max_items: 100 }).await;
+            self.note(answer);
+        }
 
         let limiter = LimiterName::new("limiter").expect("a limiter name that follows the rule for names");
         let call = self.session.call(|call| {

@@ -89,6 +89,11 @@ impl QueueModel {
         }
     }
 
+    /// Who leads a batch.
+    pub(super) fn leader_of(&self, number: BatchNumber) -> Option<JobId> {
+        self.batches.iter().find(|batch| batch.number == number)?.leader
+    }
+
     /// Whether the gate is open for the job at the head of a lane's line. The lane takes note of since when it asks.
     pub(super) fn gate_is_open(&self, key: &LaneKey, gate: Gate, head: JobId, since: &mut Option<Timestamp>) -> bool {
         let Some(head) = self.job(head) else { return true };

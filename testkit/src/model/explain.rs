@@ -104,9 +104,10 @@ impl QueueModel {
         if job.state == JobState::Blocked {
             let key = job.spec.dedup.as_ref().map(|dedup| dedup.key.clone());
             let entry = self.dedup.iter().find(|entry| Some(&entry.key) == key.as_ref() && entry.holder.id != job.id());
-            reasons.push(match entry {
-                Some(entry) => Reason::Pending { key: entry.key.clone(), holder: entry.holder.id },
-                None => Reason::Blocked,
+            reasons.push(match (job.batch, entry) {
+                (Some(batch), _) => Reason::InBatch { batch, leader: self.leader_of(batch) },
+                (None, Some(entry)) => Reason::Pending { key: entry.key.clone(), holder: entry.holder.id },
+                (None, None) => Reason::Blocked,
             });
         }
         reasons.extend(self.pauses(&job.spec.lane).into_iter().map(|by| Reason::Paused { by }));
@@ -128,6 +129,12 @@ impl QueueModel {
             if let Some(until) = self.next_start(&whose, &rate) {
                 timed.push((until, Reason::AtRate { of: limited(&whose), rate, until }));
             }
+        }
+        if job.state == JobState::Waiting
+            && job.slot == Slot::Lane
+            && let Some((waiting, size, until)) = self.held_at_gate(&job.spec.lane)
+        {
+            timed.push((until, Reason::AtGate { waiting, size, until }));
         }
         timed.sort_by_key(|(until, _)| std::cmp::Reverse(*until));
         reasons.extend(timed.into_iter().map(|(_, reason)| reason));
@@ -195,6 +202,10 @@ impl QueueModel {
                 Whose::Queue | Whose::Class(_) => fits(whose, others - 1),
             })
         };
+        let gated = job.slot == Slot::Lane && self.gate_of(&job.spec.lane).is_some();
+        if gated && (self.ahead(job) > 0 || shelved > 0 || delayed > 0) {
+            return false;
+        }
         match (job.state, job.slot) {
             (JobState::Waiting, Slot::Lane) => fits_all(self.ahead(job) + shelved + delayed),
             (JobState::Waiting, Slot::Solo) => self.ahead(job) == 0 && shelved == 0 && delayed == 0,

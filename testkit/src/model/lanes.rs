@@ -127,8 +127,17 @@ impl QueueModel {
         line.iter().map(|job| job.spec.id).collect()
     }
 
+    /// Until when a closed gate holds the jobs of a lane, how many there are, and how many it waits for.
+    pub(super) fn held_at_gate(&self, key: &LaneKey) -> Option<(u64, u32, Timestamp)> {
+        let gate = self.gate_of(key)?;
+        let line = self.in_line(key);
+        let mut since = self.lanes.lanes.iter().find(|lane| lane.key == *key)?.since;
+        let is_open = self.gate_is_open(key, gate, *line.first()?, &mut since);
+        (!is_open).then_some((line.len() as u64, gate.0, since?.after(gate.1)))
+    }
+
     /// The gate of a lane, if it has one.
-    fn gate_of(&self, key: &LaneKey) -> Option<Gate> {
+    pub(super) fn gate_of(&self, key: &LaneKey) -> Option<Gate> {
         let policies = self.policies_of(key);
         match policies.iter().map(|policy| policy.batch).find(|batch| *batch != Say::Inherit)? {
             Say::Limit(gate) => Some((gate.size, gate.max_wait)),

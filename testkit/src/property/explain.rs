@@ -45,7 +45,9 @@ impl Case {
             return Err("an exchange had no answer of its own".to_owned());
         };
         let handed_out = answer.claimed.iter().flat_map(|claimed| &claimed.claims).any(|claim| claim.lease.id == id);
-        match (told.reasons.is_empty(), told.is_ready, handed_out) {
+        // Jobs that come into line with the claim may make up the batch that others wait for.
+        let may_form = matches!(told.reasons[..], [Reason::AtGate { .. }]);
+        match (told.reasons.is_empty() || may_form, told.is_ready, handed_out) {
             (false, _, true) => Err(format!("a claim hands out {id} although something stands in its way: {told}")),
             (_, true, false) => Err(format!("a claim does not hand out {id} although it is ready: {told}")),
             _ => Ok(()),

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use super::{COUNTED_MAX, Count, Explanation, PausedBy, Place, Reason};
 use crate::clock::{TimeStep, Timestamp, advance};
 use crate::job::{JobId, JobRecord, JobState, LaneKey, Slot};
+use crate::policy::batch::BatchGate;
 use crate::policy::enqueue::{is_expired, line};
 use crate::policy::lanes::{LanePolicy, LaneTerms, Limited, Room, StartLimits, Starts};
 use crate::storage::{PROMOTE_ITEMS_MAX, QueueConfig};
@@ -35,6 +36,21 @@ pub struct Facts {
     /// If the job is Waiting in its lane: how many lanes of the ring come before its lane, counted up to [`COUNTED_MAX`]; all
     /// of the ring if its lane is set aside.
     pub lanes_before: u64,
+    /// What its batch, or the gate of its lane, goes by.
+    pub at_gate: AtGate,
+}
+
+/// What the batch of a job, or the gate of its lane, goes by. Of a gate it need only be known where the lane has one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AtGate {
+    /// Who leads the job's batch, if it is in one.
+    pub leader: Option<JobId>,
+    /// How many jobs are in the lane's line.
+    pub waiting: u64,
+    /// Since when the first of its next batch waits, if that was asked before.
+    pub since: Option<Timestamp>,
+    /// Since when the first job of the line is due, and whether it has a batch.
+    pub head: Option<(Timestamp, bool)>,
 }
 
 /// How many jobs are Active of the job's queue, class and lane. Of class and lane they need only be known where there are
@@ -132,7 +148,7 @@ pub fn explain(facts: &Facts) -> Explanation {
         expires_at: record.expires_at.filter(|_| may_start(record.state)),
         is_ready: false,
     };
-    explanation.is_ready = explanation.reasons.is_empty() && is_ready(facts, &limits, now);
+    explanation.is_ready = explanation.reasons.is_empty() && is_ready(facts, &terms, &limits, now);
     explanation
 }
 
@@ -150,9 +166,10 @@ fn reasons(facts: &Facts, terms: &LaneTerms, limits: &[Limit<'_>], now: Timestam
     if record.state == JobState::Blocked {
         let key = record.spec.dedup.as_ref().map(|dedup| dedup.key.clone());
         let holder = facts.holder.filter(|holder| *holder != record.id());
-        reasons.push(match key.zip(holder) {
-            Some((key, holder)) => Reason::Pending { key, holder },
-            None => Reason::Blocked,
+        reasons.push(match (record.batch, key.zip(holder)) {
+            (Some(batch), _) => Reason::InBatch { batch, leader: facts.at_gate.leader },
+            (None, Some((key, holder))) => Reason::Pending { key, holder },
+            (None, None) => Reason::Blocked,
         });
     }
     reasons.extend(pauses(facts, terms).into_iter().map(|by| Reason::Paused { by }));
@@ -175,8 +192,20 @@ fn reasons(facts: &Facts, terms: &LaneTerms, limits: &[Limit<'_>], now: Timestam
             reasons.push(Reason::AtRate { of: limit.of.clone(), rate: rate.clone(), until });
         }
     }
+    if let (Some(gate), Some((due_at, false))) = (behind_gate(record, terms), facts.at_gate.head) {
+        let AtGate { waiting, since, .. } = facts.at_gate;
+        let since = since.unwrap_or(due_at).min(now);
+        if !gate.is_open(waiting, since, now) {
+            reasons.push(Reason::AtGate { waiting, size: gate.size, until: gate.opens_at(since) });
+        }
+    }
     reasons[timed..].sort_by_key(|reason| Reverse(reason.until()));
     reasons
+}
+
+/// The gate that the job waits at, if it stands in line in a lane that has one.
+fn behind_gate(record: &JobRecord, terms: &LaneTerms) -> Option<BatchGate> {
+    terms.batch.filter(|_| record.state == JobState::Waiting && record.slot == Slot::Lane)
 }
 
 /// What there is to say of a job that is Active or has ended.
@@ -215,11 +244,15 @@ fn pauses(facts: &Facts, terms: &LaneTerms) -> Vec<PausedBy> {
 
 /// Whether a claim that asks for enough jobs hands this one out for certain, given that nothing stands in its way: no limit
 /// could be used up by others before.
-fn is_ready(facts: &Facts, limits: &[Limit<'_>], now: Timestamp) -> bool {
+fn is_ready(facts: &Facts, terms: &LaneTerms, limits: &[Limit<'_>], now: Timestamp) -> bool {
     let WaitingJobs { in_lanes, shelved, delayed } = facts.waiting;
     // What else a claim may bring into line before it looks at this job.
     let others = in_lanes.saturating_add(shelved).saturating_add(delayed).saturating_sub(1);
     let record = &facts.record;
+    // Through a gate only the first is handed out; the others go with it, or wait for another batch.
+    if terms.batch.is_some() && record.slot == Slot::Lane && (facts.ahead > 0 || shelved > 0 || delayed > 0) {
+        return false;
+    }
     let ahead = match (record.state, record.slot) {
         (JobState::Waiting, Slot::Lane) if facts.ahead < u64::from(COUNTED_MAX) => {
             facts.ahead.saturating_add(shelved).saturating_add(delayed)

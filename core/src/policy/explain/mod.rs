@@ -8,12 +8,12 @@ mod words;
 
 use serde::{Deserialize, Serialize};
 
-pub use facts::{ActiveJobs, Facts, RememberedStarts, WaitingJobs, explain};
+pub use facts::{ActiveJobs, AtGate, Facts, RememberedStarts, WaitingJobs, explain};
 
 use super::lanes::Limited;
 use super::rate::Rate;
 use crate::clock::Timestamp;
-use crate::job::{DedupKey, FailReason, JobId, JobKind, JobState, LaneClass, LaneKey, Slot, WorkerId};
+use crate::job::{BatchNumber, DedupKey, FailReason, JobId, JobKind, JobState, LaneClass, LaneKey, Slot, WorkerId};
 
 /// Up to this many jobs or lanes are counted; beyond it an explanation says "1,000 or more".
 pub const COUNTED_MAX: u32 = 1000;
@@ -29,7 +29,8 @@ pub struct Explanation {
     /// The job's state; none for a job that is not there.
     pub state: Option<JobState>,
     /// Everything that stands in its way now, the most binding first: what needs somebody to do something, what waits for
-    /// other jobs, and then what ends with time, the latest first. While there is any, no claim hands the job out.
+    /// other jobs, and then what ends with time, the latest first. While there is any, no claim hands the job out; only that
+    /// jobs that come due make up a batch can't be foreseen.
     pub reasons: Vec<Reason>,
     /// Where it stands in line, if it does.
     pub place: Option<Place>,
@@ -79,6 +80,13 @@ pub enum Reason {
         /// The job that holds it.
         holder: JobId,
     },
+    /// It is a member of a batch, and runs with the job that leads that.
+    InBatch {
+        /// The batch.
+        batch: BatchNumber,
+        /// The job that leads it; none in a batch that fails.
+        leader: Option<JobId>,
+    },
     /// It waits for other jobs.
     Blocked,
     /// Nothing starts there.
@@ -107,6 +115,15 @@ pub enum Reason {
         /// How many may.
         rate: Rate,
         /// When the next may start.
+        until: Timestamp,
+    },
+    /// Its lane waits for a batch to form.
+    AtGate {
+        /// How many jobs are in its line.
+        waiting: u64,
+        /// How many make a batch.
+        size: u32,
+        /// Until when it waits for them at most.
         until: Timestamp,
     },
     /// It waits for its time.
@@ -180,7 +197,7 @@ impl Reason {
     /// When it ends by itself, if that is known.
     pub fn until(&self) -> Option<Timestamp> {
         match self {
-            Reason::Delayed { until } | Reason::AtRate { until, .. } => Some(*until),
+            Reason::Delayed { until } | Reason::AtRate { until, .. } | Reason::AtGate { until, .. } => Some(*until),
             _ => None,
         }
     }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::job::{JobRecord, JobSpec, Payload, QueueName};
+use std::time::Duration;
+
+use crate::policy::batch::BatchGate;
 use crate::policy::lanes::{ClassPolicy, LanePolicy, Say, StartLimits, Starts};
 use crate::storage::QueueConfig;
 
@@ -55,6 +58,7 @@ fn facts() -> Facts {
         waiting: WaitingJobs { in_lanes: 1, ..WaitingJobs::default() },
         ahead: 0,
         lanes_before: 0,
+        at_gate: AtGate::default(),
     }
 }
 
@@ -179,4 +183,30 @@ fn explanations_travel_as_json() {
     let explanation = explain(&facts);
     let json = serde_json::to_string(&explanation).unwrap_or_default();
     assert_eq!(serde_json::from_str::<Explanation>(&json).ok(), Some(explanation));
+}
+
+#[test]
+fn a_lane_that_collects_a_batch_says_how_far_it_is() {
+    let mut facts = facts();
+    let gate = BatchGate::new(10, Duration::from_secs(60));
+    facts.config.lanes.every = LanePolicy { batch: Say::Limit(gate), ..LanePolicy::default() };
+    facts.at_gate = AtGate { waiting: 3, head: Some((at(70), false)), ..AtGate::default() };
+    let reason = Reason::AtGate { waiting: 3, size: 10, until: at(130) };
+    assert_eq!(explain(&facts).reasons, [reason]);
+    facts.at_gate.waiting = 10;
+    assert!(explain(&facts).is_ready);
+    facts.ahead = 1;
+    assert!(explain(&facts).reasons.is_empty() && !explain(&facts).is_ready, "it goes with the one ahead");
+    facts.at_gate = AtGate { waiting: 3, head: Some((at(70), true)), ..AtGate::default() };
+    assert!(explain(&facts).reasons.is_empty(), "a batch that runs again needs no gate");
+}
+
+#[test]
+fn a_member_names_the_job_that_it_runs_with() {
+    let mut facts = facts();
+    let leader = facts.record.id();
+    facts.record.state = JobState::Blocked;
+    facts.record.batch = Some(BatchNumber(7));
+    facts.at_gate.leader = Some(leader);
+    assert_eq!(explain(&facts).reasons, [Reason::InBatch { batch: BatchNumber(7), leader: Some(leader) }]);
 }

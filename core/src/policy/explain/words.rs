@@ -73,6 +73,7 @@ impl fmt::Display for Reason {
                     Some(FailReason::CrashesExhausted) => "its worker was lost too often",
                     Some(FailReason::Aborted) => "its handler gave it up",
                     Some(FailReason::Expired) => "it was not started in time",
+                    Some(FailReason::WithBatch) => "the batch that it was in failed",
                     _ => "its record could not be read",
                 };
                 write!(f, "it failed at {at}: {why}")
@@ -93,6 +94,12 @@ impl fmt::Display for Reason {
             Reason::Pending { key, holder } => {
                 write!(f, "it waits for the job {holder} to end, which holds its dedup key {key:?}")
             }
+            Reason::InBatch { leader: Some(leader), .. } => {
+                write!(f, "it is in a batch, and runs with the job {leader}")
+            }
+            Reason::InBatch { leader: None, .. } => {
+                f.write_str("it is in a batch that failed, and is about to fail with it")
+            }
             Reason::Blocked => f.write_str("it waits for other jobs"),
             Reason::Paused { by } => by.fmt(f),
             Reason::Shelved { kind } => {
@@ -103,6 +110,12 @@ impl fmt::Display for Reason {
             }
             Reason::AtRate { of, rate, until } => {
                 write!(f, "{of} is limited to {rate}, and the next may start at {until}")
+            }
+            Reason::AtGate { waiting, size, until } => {
+                write!(
+                    f,
+                    "its lane collects a batch of {size}, of which {waiting} are there, until {until} at the latest"
+                )
             }
             Reason::Delayed { until } => write!(f, "it is delayed until {until}"),
         }
