@@ -83,6 +83,8 @@ pub mod prelude {
 /// The pages in `docs`, so that their examples are compiled and run.
 #[cfg(all(doctest, feature = "memory", feature = "derive"))]
 mod pages {
+    #[doc = include_str!("../docs/batches.md")]
+    mod batches {}
     #[doc = include_str!("../docs/dead-letter.md")]
     mod dead_letter {}
     #[doc = include_str!("../docs/dedup.md")]

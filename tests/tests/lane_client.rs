@@ -254,19 +254,6 @@ async fn a_worker_that_works_until_idle_does_not_wait_for_paused_lanes() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_worker_that_works_until_idle_waits_for_rates() {
-    let client = ferroq::connect("memory://").await.expect("open");
-    posts(&client).limits().rate(Rate::per_minute(20)).set().await.expect("set");
-    posts(&client).lane("ada").pause().await.expect("pause");
-    for user in ["ada", "bob"] {
-        client.enqueue_all((0..50).map(|_| post(user))).lane(user).await.expect("enqueue");
-    }
-    let begun = tokio::time::Instant::now();
-    let report = Worker::new(&client).state(Door::default()).handle(enter).run_until_idle().await.expect("run");
-    assert_eq!((report.completed, begun.elapsed().as_secs() / 60), (50, 2), "20, and 20, and 10");
-}
-
 /// The clock of the stores stands still, so no second start can come into any window.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limited_lane_waits_and_holds_up_nobody() {

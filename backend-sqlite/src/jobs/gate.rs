@@ -4,7 +4,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use ferroq_core::clock::Timestamp;
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{BatchNumber, JobKind, JobState, QueueName, Slot};
 use ferroq_core::policy::batch::{BatchGate, GATHER_ITEMS_MAX, Spent};
@@ -19,8 +18,7 @@ use sqlx::sqlite::SqliteRow;
 use crate::batches::{opened, read_past};
 use crate::error::{invalid, unexpected};
 use crate::jobs::claim::{CLAIMABLE, HEADS, Look, Looked, limit, read_line};
-use crate::lanes::Lanes;
-use crate::record::{Unreadable, numbers_json};
+use crate::record::{Unreadable, hex, numbers_json};
 use crate::row::{INLINE_BYTES_MAX, Row, key, place, select_rows};
 use crate::unit::Unit;
 
@@ -33,11 +31,25 @@ pub(crate) const MEMBERS: &str = select_rows!(
 /// Makes jobs members, by key.
 pub(crate) const GATHER: &str = "UPDATE ferroq_jobs SET place=?,rank=?,batch=?,epoch=?,runs=runs+1,started_at=?,worker=? WHERE key IN \
     (SELECT value FROM json_each(?))";
+/// Frees keys, by the primary key of `ferroq_dedup`.
+pub(crate) const FREE_KEYS: &str = "DELETE FROM ferroq_dedup WHERE (queue,key,holder) IN (SELECT value->>0,value->>1,\
+    unhex(value->>2) FROM json_each(?))";
 const LEADS: &str = "UPDATE ferroq_jobs SET batch=? WHERE key=?";
 const OPEN: &str = "INSERT INTO ferroq_batches (key,leader,size,gathered,members,formed,spent) VALUES (?,?,?,?,?,?,?)";
 const GROW: &str = "UPDATE ferroq_batches SET gathered=?,members=members+?,formed=? WHERE key=?";
 /// How many members are read at once, with payloads that may be long.
 const MEMBERS_READ: usize = 128;
+
+/// The lane that is visited.
+pub(super) struct Gated<'g> {
+    pub(super) lane: i64,
+    pub(super) gate: &'g BatchGate,
+    /// How many jobs may be looked at, and claimed.
+    pub(super) max_items: usize,
+    pub(super) room: u32,
+    /// The first of its line, as far as they were read.
+    pub(super) rows: VecDeque<Row>,
+}
 
 /// What a visit came to.
 #[derive(Debug, Default)]
@@ -57,6 +69,14 @@ struct Leader {
     lane: i64,
 }
 
+/// Jobs that became members, and are still to be written.
+#[derive(Default)]
+struct Members {
+    keys: Vec<i64>,
+    /// The dedup keys that they free, with queue and holder.
+    freed: Vec<(i64, String, String)>,
+}
+
 /// How far a batch is.
 #[derive(Clone, Copy, Debug)]
 struct Growth {
@@ -66,38 +86,17 @@ struct Growth {
     formed: bool,
 }
 
-impl Lanes {
-    /// Whether a gate lets the jobs of a lane start, of which the first was due then. If it doesn't, the lane is held.
-    fn is_open(&mut self, number: i64, gate: &BatchGate, due_at: Timestamp, now: Timestamp, in_line: i64) -> bool {
-        let waiting = self.waiting(number, in_line).max(0).unsigned_abs();
-        let lane = self.lane_mut(number);
-        let since = lane.gate.since.unwrap_or(due_at).min(now);
-        lane.gate.since = Some(since);
-        if gate.is_open(waiting, since, now) {
-            return true;
-        }
-        lane.gate.wants = gate.size;
-        lane.until = gate.opens_at(since).as_micros();
-        self.set_standing(number, crate::lanes::Standing::Held);
-        false
-    }
-}
-
 impl Unit<'_> {
-    /// Visits a lane that has a gate: looks at up to `max_items` jobs, and claims up to `room`. `rows` are the first of its
-    /// line, as far as they were read.
-    #[allow(clippy::too_many_arguments)]
+    /// Visits a lane that has a gate.
     pub(super) async fn visit_gate(
         &mut self,
         at: usize,
         claim: &ClaimSpec,
         kinds: &HashMap<i64, &JobKind>,
-        lane: i64,
-        gate: &BatchGate,
-        (max_items, room): (usize, u32),
-        mut rows: VecDeque<Row>,
+        gated: Gated<'_>,
         looked: &mut Looked,
     ) -> Result<Visit, StorageError> {
+        let Gated { lane, gate, max_items, room, mut rows } = gated;
         let mut visit = Visit::default();
         while visit.looked_at < max_items && visit.started < room {
             self.resolve_lanes().await?;
@@ -198,7 +197,7 @@ impl Unit<'_> {
         let line = place(queue, JobState::Waiting, Slot::Lane, leader.lane);
         let fits = |row: &Row| row.batch.is_none() && row.kind == leader.kind && row.epoch < leader.epoch;
         let (mut looked_at, mut rows, mut is_all) = (0, VecDeque::new(), false);
-        let mut members = Vec::new();
+        let mut members = Members::default();
         loop {
             if growth.gathered >= growth.size {
                 growth.formed = true;
@@ -221,8 +220,7 @@ impl Unit<'_> {
             }
             let Some(row) = rows.pop_front() else { break };
             looked_at += 1;
-            if let Some(key) = self.take_member(at, &name, &kind, row).await? {
-                members.push(key);
+            if self.take_member(at, &name, &kind, row, &mut members).await? {
                 growth.gathered += 1;
                 growth.members += 1;
             }
@@ -231,38 +229,43 @@ impl Unit<'_> {
         Ok(growth)
     }
 
-    /// Looks at a job that is to be a member, and answers its key if it is.
+    /// Looks at a job that is to be a member, and answers whether it is.
     async fn take_member(
         &mut self,
         at: usize,
         name: &QueueName,
         kind: &JobKind,
         row: Row,
-    ) -> Result<Option<i64>, StorageError> {
+        members: &mut Members,
+    ) -> Result<bool, StorageError> {
         let read = row.spec(name, kind).and_then(|spec| row.read_notes().map(|_| spec));
         let spec = match read {
             Ok(spec) => spec,
             Err(Unreadable(part)) => {
                 self.quarantine(at, row, part);
-                return Ok(None);
+                return Ok(false);
             }
         };
         if is_expired(row.expires_at, self.queues[at].now) {
             self.expire(at, row).await?;
-            return Ok(None);
+            return Ok(false);
         }
         if let Some(dedup) = spec.dedup.as_ref().filter(|dedup| row.runs == 0 && dedup.mode.frees(Exit::Started)) {
-            self.free(row.queue(), dedup.key.as_str(), row.id);
+            let mut holder = String::new();
+            hex(&row.id, &mut holder);
+            members.freed.push((row.queue(), dedup.key.as_str().to_owned(), holder));
         }
         let queue = &mut self.queues[at];
         queue.leave(&row);
         queue.shift(JobState::Blocked, Slot::Lane, 1);
         queue.event(EventKind::Started, row.id);
-        Ok(Some(row.key))
+        members.keys.push(row.key);
+        Ok(true)
     }
 
-    fn write_members(&mut self, at: usize, number: i64, leader: &Leader, members: &mut Vec<i64>) {
-        if members.is_empty() {
+    fn write_members(&mut self, at: usize, number: i64, leader: &Leader, members: &mut Members) {
+        let Members { keys, freed } = std::mem::take(members);
+        if keys.is_empty() {
             return;
         }
         let queue = &self.queues[at];
@@ -273,9 +276,12 @@ impl Unit<'_> {
             leader.epoch.into(),
             queue.now.as_micros().into(),
             leader.worker.as_str().into(),
-            numbers_json(std::mem::take(members)).into(),
+            numbers_json(keys).into(),
         ];
         self.script.add(GATHER, values);
+        if !freed.is_empty() {
+            self.script.add(FREE_KEYS, [serde_json::to_string(&freed).unwrap_or_default().into()]);
+        }
     }
 
     /// Gathers more members of a batch.

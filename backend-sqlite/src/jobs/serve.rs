@@ -10,6 +10,7 @@ use ferroq_core::policy::lanes::{LANES_SET_ASIDE_MAX, LaneTerms, Room};
 use ferroq_core::storage::{ClaimAnswer, ClaimSpec, StorageError};
 
 use crate::jobs::claim::{Look, Looked, NEXT_RANK, SHELF_HAS, SHORT_BYTES, limit, line_ask, read_line};
+use crate::jobs::gate::Gated;
 use crate::lanes::{ByNumber, OWN, Standing};
 use crate::record::numbers_json;
 use crate::row::{INLINE_BYTES_MAX, Row, packed, place, slot_of};
@@ -127,9 +128,9 @@ impl Unit<'_> {
             let most = (claim.max_items - looked_at).min(waiting).min(usize::try_from(credit).unwrap_or(usize::MAX));
             let (mut looked_at_here, mut started, mut too_large) = (0, 0, false);
             if let Some(gate) = &terms.batch {
-                let most = (claim.max_items - looked_at).min(usize::try_from(credit).unwrap_or(usize::MAX));
                 let rows = heads.jobs.remove(&number).unwrap_or_default();
-                let visit = self.visit_gate(at, claim, kinds, number, gate, (most, room), rows, looked).await?;
+                let gated = Gated { lane: number, gate, max_items: most, room, rows };
+                let visit = self.visit_gate(at, claim, kinds, gated, looked).await?;
                 if visit.held {
                     looked_at += visit.looked_at;
                     free -= visit.started;

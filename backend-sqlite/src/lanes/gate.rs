@@ -1,9 +1,10 @@
 //! What a lane with a gate goes by, and what a queue knows of its batches.
 
 use ferroq_core::clock::Timestamp;
+use ferroq_core::policy::batch::BatchGate;
 use serde::{Deserialize, Serialize};
 
-use super::Lanes;
+use super::{Lanes, Standing};
 
 /// What the gate of a lane goes by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,28 @@ pub(super) fn is_zero(number: &i64) -> bool {
 }
 
 impl Lanes {
+    /// Whether a gate lets the jobs of a lane start, of which the first was due then. If it doesn't, the lane is held.
+    pub(crate) fn is_open(
+        &mut self,
+        number: i64,
+        gate: &BatchGate,
+        due_at: Timestamp,
+        now: Timestamp,
+        in_line: i64,
+    ) -> bool {
+        let waiting = self.waiting(number, in_line).max(0).unsigned_abs();
+        let lane = self.lane_mut(number);
+        let since = lane.gate.since.unwrap_or(due_at).min(now);
+        lane.gate.since = Some(since);
+        if gate.is_open(waiting, since, now) {
+            return true;
+        }
+        lane.gate.wants = gate.size;
+        lane.until = gate.opens_at(since).as_micros();
+        self.set_standing(number, Standing::Held);
+        false
+    }
+
     /// The number of a batch that is opened now.
     pub(crate) fn next_batch(&mut self) -> i64 {
         self.changed = true;

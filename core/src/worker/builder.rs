@@ -211,8 +211,8 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         Ok(report)
     }
 
-    /// Works until nothing is due: no job of its queues is Waiting (shelved ones, paused queues and paused lanes aside) or
-    /// Active. Delayed jobs stay; jobs that a rate holds back are waited for.
+    /// Works until nothing is due: no job of its queues is Active, and none is Waiting that may start now. Delayed jobs stay,
+    /// and so do those that are shelved, paused, or wait for a limit or a batch.
     ///
     /// # Errors
     /// As [`run_until_signal`](Self::run_until_signal).

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::line::{Line, Rest};
+use super::line::Line;
 use super::shutdown::{LAST_WORDS, Phases};
 use super::turn::Turn;
 use crate::context::StopReason;
@@ -77,7 +77,6 @@ impl<S: Send + Sync + 'static> Turn<S> {
             return false;
         }
         let queues: Vec<QueueName> = self.lines.iter().map(|line| line.name.clone()).collect();
-        let mut is_over = true;
         // Twice over, because a job may move from a queue that is not counted yet to one that was.
         for queue in queues.iter().chain(&queues) {
             match self.storage.counts(queue).await {
@@ -85,18 +84,15 @@ impl<S: Send + Sync + 'static> Turn<S> {
                 Ok(counts) => {
                     let shelved: u64 = counts.shelved.iter().map(|(_, jobs)| jobs).sum();
                     let in_line = if counts.paused { 0 } else { counts.waiting.saturating_sub(shelved) };
-                    let mut lines = self.lines.iter_mut().filter(|line| line.name == *queue);
-                    // Lanes may be paused too. Counts don't tell, so a claim has to; all queues are asked at once.
-                    is_over &= counts.active == 0 && (in_line == 0 || lines.all(Line::is_held));
+                    let line = self.lines.iter_mut().find(|line| line.name == *queue);
+                    let held_back = |line: &mut Line| line.are_held_back(in_line);
+                    if counts.active > 0 || in_line > 0 && !line.is_some_and(held_back) {
+                        return false;
+                    }
                 }
             }
         }
-        if !is_over && self.lines.iter().all(|line| line.rest != Rest::Asked) {
-            // There is something to wait for, and what is known now may not be so after that.
-            let held = self.lines.iter_mut().filter(|line| line.rest == Rest::Held);
-            held.for_each(|line| line.rest = Rest::Unknown);
-        }
-        is_over
+        true
     }
 }
 

@@ -14,25 +14,12 @@ use tracing::{info, warn};
 
 use super::registry::Registry;
 use crate::job::QueueName;
-use crate::storage::{ClaimAnswer, Settlement, SignalReceiver, Storage, StorageError};
+use crate::storage::{Settlement, SignalReceiver, Storage, StorageError};
 
 /// How long to wait after a failed call: at first, and at most. A storage may refuse calls for half a second by itself,
 /// and is still to be found within a second of its return.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
-
-/// What is known of jobs that stand in line though claims give none: for a worker that ends when nothing may start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
-    /// Nothing.
-    Unknown,
-    /// Jobs were seen in line, and a claim is to say what holds them back.
-    Asked,
-    /// Time lets them go, or an end of this worker's runs.
-    Later,
-    /// Only an operator does, or other workers.
-    Held,
-}
 
 /// One queue that the worker works on.
 pub(super) struct Line {
@@ -48,8 +35,9 @@ pub(super) struct Line {
     pub(super) ready: bool,
     /// When to ask again, should no hint come.
     pub(super) look_at: Option<Instant>,
-    /// What holds back the jobs that stand in line.
-    pub(super) rest: Rest,
+    /// How many jobs were in line when a last look was asked for, before the worker ends for want of work; and whether that look
+    /// found none that may start.
+    pub(super) last_look: Option<(u64, bool)>,
     /// Since when a job waits that must run alone.
     pub(super) solo_since: Option<Instant>,
     pub(super) hint: BoxFuture<'static, (SignalReceiver, bool, bool)>,
@@ -65,37 +53,37 @@ impl Line {
             down: None,
             ready: true,
             look_at: None,
-            rest: Rest::Unknown,
+            last_look: None,
             solo_since: None,
             hint: next_hint(storage.signals(name)),
         }
-    }
-
-    /// Takes note of what a claim says of the jobs that it left in line.
-    pub(super) fn learn_rest(&mut self, answer: &ClaimAnswer) {
-        self.rest = match self.rest {
-            _ if !answer.claims.is_empty() || answer.more => Rest::Unknown,
-            _ if answer.look_again.is_some() || answer.solo_waiting => Rest::Later,
-            // What was in line before the claim is in line after it.
-            Rest::Asked | Rest::Later | Rest::Held => Rest::Held,
-            Rest::Unknown => Rest::Unknown,
-        };
-    }
-
-    /// Whether jobs that were just seen in line are held back by what this worker need not wait for. If that is not known,
-    /// the next claim is to say it.
-    pub(super) fn is_held(&mut self) -> bool {
-        if self.rest == Rest::Unknown {
-            self.rest = Rest::Asked;
-            self.ready = true;
-        }
-        self.rest == Rest::Held
     }
 
     /// Takes in a run that ended.
     pub(super) fn add_done(&mut self, settlement: Settlement) {
         self.done.push(settlement);
         self.first_done_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether jobs that are in line are all held back, by a limit, a gate or a pause, as a claim has shown since they are that many.
+    /// Asks for such a claim if there was none.
+    pub(super) fn are_held_back(&mut self, in_line: u64) -> bool {
+        match self.last_look {
+            Some((then, found_nothing)) if then == in_line => found_nothing,
+            _ => {
+                self.last_look = Some((in_line, false));
+                self.ready = true;
+                false
+            }
+        }
+    }
+
+    /// Takes note of whether a claim found anything to start.
+    pub(super) fn looked(&mut self, found_nothing: bool) {
+        match &mut self.last_look {
+            Some((_, seen)) if found_nothing => *seen = true,
+            last_look => *last_look = None,
+        }
     }
 
     /// Whether calls for this queue are put off for now, because the last one failed.
@@ -139,7 +127,6 @@ pub(super) async fn hints(lines: &mut [Line], look: &Notify) {
             let Poll::Ready((receiver, _work, control)) = Pin::new(&mut line.hint).poll(context) else { continue };
             line.hint = next_hint(receiver);
             line.ready = true;
-            line.rest = Rest::Unknown;
             if control && !line.registry.is_empty() {
                 // Somebody may have cancelled a job that runs here.
                 look.notify_one();

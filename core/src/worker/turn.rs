@@ -15,7 +15,7 @@ use super::WorkerReport;
 use super::builder::Figures;
 use super::ending::out_of_patience;
 use super::heartbeat::{Beating, Heartbeat};
-use super::line::{Line, Rest, hints};
+use super::line::{Line, hints};
 use super::pick::Entry;
 use super::run::{Ended, Shared};
 use super::shutdown::Phases;
@@ -258,14 +258,10 @@ impl<S: Send + Sync + 'static> Turn<S> {
                 self.lines[place].came_up();
                 self.settled(place, &settlements, &answer.settled);
                 let claimed = answer.claimed.unwrap_or_default();
-                if !settlements.is_empty() || !claimed.claims.is_empty() {
-                    // What ends or starts may let others start, of other queues too.
-                    self.lines.iter_mut().for_each(|line| line.rest = Rest::Unknown);
-                }
                 if entry.is_some() {
                     let line = &mut self.lines[place];
                     line.ready = claimed.more;
-                    line.learn_rest(&claimed);
+                    line.looked(claimed.claims.is_empty() && !claimed.more && !claimed.solo_waiting);
                     line.solo_since = claimed.solo_waiting.then(|| line.solo_since.unwrap_or_else(Instant::now));
                     let poll = (!self.storage.capabilities().reliable_signals).then_some(self.figures.poll);
                     line.look_at = match (claimed.look_again, poll) {
