@@ -52,7 +52,8 @@ pub(crate) struct Lanes {
     ring: BTreeMap<i64, LaneNumber>,
     held: BTreeMap<(Timestamp, i64), LaneNumber>,
     parked: BTreeMap<LaneClass, BTreeMap<i64, LaneNumber>>,
-    closed: BTreeMap<i64, LaneNumber>,
+    /// All that are not in the ring, by turn.
+    aside: BTreeMap<i64, LaneNumber>,
     /// Set-aside lanes of this turn and earlier ones come back, because rules changed.
     reopen_to: i64,
 }
@@ -208,13 +209,16 @@ impl Lanes {
     pub(crate) fn set_aside(&mut self, number: LaneNumber, standing: Standing) {
         self.step_out(number);
         let Some(lane) = self.lanes.get_mut(&number) else { return };
+        if standing != Standing::Ring {
+            self.aside.insert(lane.turn, number);
+        }
         match &standing {
             Standing::Ring => drop(self.ring.insert(lane.turn, number)),
             Standing::Held(until) => drop(self.held.insert((*until, lane.turn), number)),
             Standing::Parked(class) => {
                 self.parked.entry(class.clone()).or_default().insert(lane.turn, number);
             }
-            Standing::Closed => drop(self.closed.insert(lane.turn, number)),
+            Standing::Closed => {}
         }
         lane.standing = standing;
     }
@@ -255,14 +259,12 @@ impl Lanes {
     /// Brings back lanes that were set aside before the rules changed, by turn, and those whose instant has come, by that.
     pub(crate) fn bring_back(&mut self, now: Timestamp, max: usize) {
         if self.reopen_to > 0 {
-            let aside = self.lanes.iter().filter(|(_, lane)| lane.standing != Standing::Ring);
-            let mut old: Vec<_> = aside.map(|(number, lane)| (lane.turn, *number)).collect();
-            old.retain(|(turn, _)| *turn <= self.reopen_to);
-            old.sort_unstable();
+            let old = self.aside.range(..=self.reopen_to).take(max.saturating_add(1));
+            let old: Vec<LaneNumber> = old.map(|(_, number)| *number).collect();
             if old.len() <= max {
                 self.reopen_to = 0;
             }
-            old.iter().take(max).for_each(|(_, number)| self.rejoin(*number));
+            old.iter().take(max).for_each(|number| self.rejoin(*number));
         }
         let due = self.held.range(..=(now, i64::MAX)).take(max);
         let due: Vec<LaneNumber> = due.map(|(_, number)| *number).collect();
@@ -293,6 +295,7 @@ impl Lanes {
 
     fn step_out(&mut self, number: LaneNumber) {
         let Some(lane) = self.lanes.get(&number) else { return };
+        self.aside.remove(&lane.turn);
         match &lane.standing {
             Standing::Ring => drop(self.ring.remove(&lane.turn)),
             Standing::Held(until) => drop(self.held.remove(&(*until, lane.turn))),
@@ -304,7 +307,7 @@ impl Lanes {
                     }
                 }
             }
-            Standing::Closed => drop(self.closed.remove(&lane.turn)),
+            Standing::Closed => {}
         }
     }
 }

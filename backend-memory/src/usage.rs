@@ -2,6 +2,7 @@
 //! the lanes' own policies.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use ferroq_core::clock::Timestamp;
 use ferroq_core::job::{LaneClass, LaneKey};
@@ -19,7 +20,12 @@ pub(crate) struct Usage {
     starts: Starts,
     starts_of_lane: BTreeMap<LaneKey, Starts>,
     starts_of_class: BTreeMap<LaneClass, Starts>,
+    /// The lane at which the last look for starts that may be forgotten ended.
+    looked_to: Option<LaneKey>,
 }
+
+/// At how many lanes' starts one sweep looks at least: it goes round them all, sweep by sweep, so that no sweep is long.
+const STARTS_LOOKED_AT: usize = 1000;
 
 impl Usage {
     /// A job of this lane became Active, or left that state.
@@ -33,9 +39,13 @@ impl Usage {
         if *count == 0 {
             self.active.remove(lane);
         }
+        // There may be as many classes as lanes, so only this one is looked at.
         if let Some(class) = lane.class() {
-            change(self.active_of_class.entry(class.clone()).or_default(), active);
-            self.active_of_class.retain(|known, count| *known != class || *count > 0);
+            let count = self.active_of_class.entry(class.clone()).or_default();
+            change(count, active);
+            if *count == 0 {
+                self.active_of_class.remove(&class);
+            }
         }
     }
 
@@ -117,10 +127,23 @@ impl Usage {
         }
     }
 
-    /// Throws away up to `max` lanes' states with nothing to remember.
+    /// Throws away up to `max` lanes' states with nothing to remember, among those that it is the turn of.
     pub(crate) fn forget(&mut self, now: Timestamp, max: usize) {
-        let over = self.starts_of_lane.iter().filter(|(_, starts)| starts.is_over(now)).take(max);
-        let over: Vec<LaneKey> = over.map(|(lane, _)| lane.clone()).collect();
+        let after = self.looked_to.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut over = Vec::new();
+        for (lane, starts) in self.starts_of_lane.range((after, Bound::Unbounded)).take(max.max(STARTS_LOOKED_AT)) {
+            if over.len() == max {
+                break;
+            }
+            if starts.is_over(now) {
+                over.push(lane.clone());
+            }
+            self.looked_to = Some(lane.clone());
+        }
+        let is_last = |lane: &LaneKey| self.starts_of_lane.last_key_value().is_some_and(|(last, _)| last == lane);
+        if self.looked_to.as_ref().is_some_and(is_last) {
+            self.looked_to = None;
+        }
         for lane in over {
             self.starts_of_lane.remove(&lane);
         }
@@ -129,4 +152,47 @@ impl Usage {
 
 fn change(count: &mut u64, up: bool) {
     *count = if up { *count + 1 } else { count.saturating_sub(1) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_start_is_forgotten_in_time_by_sweeps_that_each_do_little() {
+        let second = Duration::from_secs(1);
+        let (mut usage, now) = (Usage::default(), Timestamp::from_micros(1_000_000));
+        for n in 0..5 * STARTS_LOOKED_AT {
+            let lane = LaneKey::new(format!("user/{n}")).unwrap_or_else(|error| panic!("{error}"));
+            // Every fifth counts for a year.
+            let window = if n % 5 == 0 { second * 3600 * 24 * 365 } else { second };
+            usage.starts_of_lane.entry(lane).or_default().take(&Rate::sliding(1, window), now, 1);
+        }
+        let mut left = usage.starts_of_lane.len();
+        for _ in 0..50 {
+            usage.forget(now.after(second), 100);
+            let dropped = left - usage.starts_of_lane.len();
+            assert!(dropped <= 100, "{dropped} at once");
+            left -= dropped;
+        }
+        assert_eq!(left, STARTS_LOOKED_AT, "those that still count");
+        usage.forget(now.after(second * 3600 * 24 * 365), usize::MAX);
+        assert!(usage.starts_of_lane.is_empty());
+    }
+
+    #[test]
+    fn a_lane_and_a_class_with_nothing_active_are_not_remembered() {
+        let mut usage = Usage::default();
+        for name in ["c/a", "c/b", "d/a", "a"] {
+            let lane = LaneKey::new(name).unwrap_or_else(|error| panic!("{error}"));
+            usage.count(&lane, true);
+            usage.count(&lane, true);
+            usage.count(&lane, false);
+            assert_eq!(usage.active(&lane, 1).1, 1);
+            usage.count(&lane, false);
+        }
+        assert!(usage.active.is_empty() && usage.active_of_class.is_empty() && usage.active_named == 0);
+    }
 }

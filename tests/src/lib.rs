@@ -11,6 +11,7 @@ pub mod limits;
 pub mod logs;
 pub mod redis;
 pub mod script;
+pub mod starts;
 pub mod store;
 pub mod trace;
 pub mod wait;

@@ -11,7 +11,7 @@ use ferroq::{
 };
 use ferroq_testkit::harness::Fixture;
 use ferroq_tests::fixtures;
-use ferroq_tests::wait::until;
+use ferroq_tests::wait::{until, within};
 use serde::{Deserialize, Serialize};
 
 const QUEUE: &str = "posts";
@@ -230,6 +230,27 @@ async fn one_job_at_a_time_of_each_tenant_and_three_of_all() {
         let hall = door.lock().expect("nobody panicked in the hall");
         assert!(hall.most.len() == USERS && hall.most.values().all(|most| *most == 1), "{name}: {:?}", hall.most);
         assert!(hall.most_of_all <= 3, "{name}: {}", hall.most_of_all);
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_works_until_idle_does_not_wait_for_paused_lanes() {
+    for (name, fixture) in each().await {
+        let client = Client::new(fixture.storage.clone());
+        let other = client.queue("other").expect("a name");
+        posts(&client).lane("ada").pause().await.expect("pause");
+        other.lane_class("twitter").pause().await.expect("pause");
+        for user in ["ada", "twitter/bob", "cy"] {
+            client.enqueue_all((0..20).map(|_| post(user))).lane(user).await.expect("enqueue");
+            client.enqueue_all((0..20).map(|_| post(user))).queue("other").lane(user).await.expect("enqueue");
+        }
+        let door = Door::default();
+        let worker = Worker::new(&client).state(door.clone()).queue("posts").queue("other").handle(enter);
+        let report = within(&format!("the worker ends on {name}"), worker.run_until_idle()).await.expect("run");
+        assert_eq!(report.completed, 80, "{name}");
+        assert_eq!(posts(&client).counts().await.expect("counts").waiting, 20, "{name}");
+        assert_eq!(other.counts().await.expect("counts").waiting, 20, "{name}");
+        client.close().await;
     }
 }
 

@@ -134,6 +134,8 @@ impl Queue<'_> {
             assert!(listed.contains(id) && dumped.contains(id), "{what}: it is not in the list");
             let found = storage.job(Some(&scene.queue), *id).await.unwrap_or_else(|error| panic!("{what}: {error}"));
             assert!(found.is_some(), "{what}: it is not found");
+            let told = storage.explain(&scene.queue, *id).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(told.state.is_some(), "{what}: it is not explained");
         }
         assert!(storage.job(None, ids[0]).await.unwrap_or_else(|error| panic!("{what}: {error}")).is_some());
         for filter in [JobFilter { lane: Some(Default::default()), ..JobFilter::default() }, tagged("a tag")] {

@@ -279,7 +279,7 @@ parts_to_open[#parts_to_open + 1] = function()
       if opens then
         batches.open(gate, line, taken, out, ask.worker)
       end
-      return looked_at, claimed, is_full, opens
+      return looked_at, claimed, is_full, looked_at == #members and #members < max, opens
     end)
   end
 end

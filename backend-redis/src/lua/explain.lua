@@ -21,7 +21,12 @@ end
 local parts = job.parts(j)
 local lane = job.lane(j)
 local class = string.match(lane, '^([^/]+)/')
+-- What can't be read is taken for nothing; this only looks.
+local function number_at(key, field)
+  return tonumber(call('HGET', key, field) or '') or 0
+end
 local entry = call('HGET', K.LANES, lane)
+entry = entry and #entry >= 25 and entry
 local number_of_lane, standing, _, _, turn = unpack_bytes('>I6BI4i8I6', entry or string.rep('\0', 25))
 
 -- How many are ahead of the job in the part of a set that begins at a score.
@@ -51,19 +56,17 @@ if j.state == WAITING then
   elseif j.slot == SOLO then
     ahead = ahead_in(K.SOLO_LINE, 0)
   else
-    ahead = ahead_in(K.SHELVES, (tonumber(call('HGET', K.KINDS, parts.kind) or '0')) * 256)
+    ahead = ahead_in(K.SHELVES, number_at(K.KINDS, parts.kind) * 256)
   end
 end
 
-local function counted(field)
-  return tonumber(call('HGET', K.USAGE, field) or '0')
-end
 local batch = j.batch and call('HGET', K.BATCHES, j.batch) or ''
 local active = call('ZCARD', K.ACTIVE_SET)
-local active_of_lane = lane == '' and active - counted('n') or counted('a' .. lane)
+local active_of_lane = math.max(lane == '' and active - number_at(K.USAGE, 'n') or number_at(K.USAGE, 'a' .. lane), 0)
+local active_of_class = class and math.max(number_at(K.USAGE, 'A' .. class), 0) or 0
 local hold = parts.dedup_key and call('HGET', K.DEDUP, parts.dedup_key)
 local reply = { pack('>i8i8', now, meta.last or now), meta.paused and 1 or 0, call('HGET', K.META, 'config') or '',
-  call('HGET', K.POLICIES, lane) or '', hold and sub(hold, 1, 16) or '', active, class and counted('A' .. class) or 0,
+  call('HGET', K.POLICIES, lane) or '', hold and sub(hold, 1, 16) or '', active, active_of_class,
   active_of_lane, call('ZCARD', K.LINE), call('ZCARD', K.SHELVES), call('ZCARD', K.DELAYED_SET), ahead, lanes_before,
   call('HGET', K.USAGE, 'q') or '', class and call('HGET', K.USAGE, 'c' .. class) or '',
   call('HGET', K.USAGE, 'l' .. lane) or '', #batch == 49 and byte(batch) < 2 and sub(batch, 34) or '', in_lane, since, head }

@@ -17,8 +17,8 @@ local LANES_SET_ASIDE_MAX, LANES_BACK_MAX = 100, 1000
 -- Jobs that come to stand in line and are not written yet.
 local put_line = {}
 
-on_step_back = function()
-  if is_laned() then
+on_step_back = function(remembers)
+  if is_laned() or remembers then
     lanes.step_back()
   end
 end
@@ -88,19 +88,22 @@ parts_to_open[#parts_to_open + 1] = function()
     return string.match(name, '^([^/]+)/')
   end
 
+  local function learn(name, bytes)
+    known[name] = false
+    if bytes then
+      local number, standing, credit, till, turn = unpack_bytes('>I6BI4i8I6', bytes)
+      local l = { number = number, standing = standing, credit = credit, till = till, turn = turn }
+      if #bytes >= 37 then
+        l.since, l.wants = unpack_bytes('>i8I4', bytes, 26)
+        l.wants = l.wants > 0 and l.wants
+      end
+      known[name] = l
+    end
+  end
+
   local function entry_of(name)
     if known[name] == nil then
-      local bytes = call('HGET', K.LANES, name)
-      known[name] = false
-      if bytes then
-        local number, standing, credit, till, turn = unpack_bytes('>I6BI4i8I6', bytes)
-        local l = { number = number, standing = standing, credit = credit, till = till, turn = turn }
-        if #bytes >= 37 then
-          l.since, l.wants = unpack_bytes('>i8I4', bytes, 26)
-          l.wants = l.wants > 0 and l.wants
-        end
-        known[name] = l
-      end
+      learn(name, call('HGET', K.LANES, name))
     end
     return known[name]
   end
@@ -424,6 +427,11 @@ parts_to_open[#parts_to_open + 1] = function()
     end
   end
 
+  -- Whether it matters to any lane that a job of it leaves Active: it is counted, or the lane may wait for that.
+  function lanes.wait_for_ends()
+    return meta.counted or call('ZCARD', K.ASIDE) > 0
+  end
+
   -- A job of this lane has left Active: if the lane waited for that, it takes its turn again.
   function lanes.released(name)
     lanes.uncount(name)
@@ -510,7 +518,7 @@ parts_to_open[#parts_to_open + 1] = function()
 
   -- Visits a lane that has a gate; answers what `look` does, and whether the lane was held.
   local function visit_gated(name, l, gate, look, max, room)
-    local seen, claimed, is_full, opens = 0, 0, false, nil
+    local seen, claimed, is_full, opens, _ = 0, 0, false, nil, nil
     while seen < max and claimed < room and not is_full do
       local head = call('ZRANGEBYSCORE', K.LINE, l.number * 256, l.number * 256 + 255, 'LIMIT', 0, 1)[1]
       if not head then
@@ -519,7 +527,7 @@ parts_to_open[#parts_to_open + 1] = function()
         return seen, claimed, false, true
       end
       local more_seen, more_claimed
-      more_seen, more_claimed, is_full, opens = look(l.number, 1, 1, gate)
+      more_seen, more_claimed, is_full, _, opens = look(l.number, 1, 1, gate)
       seen, claimed = seen + more_seen, claimed + more_claimed
       if opens then
         l.since = nil
@@ -528,18 +536,37 @@ parts_to_open[#parts_to_open + 1] = function()
     return seen, claimed, is_full, false
   end
 
+  -- The next lanes of the ring: as many as are likely to be served for so many jobs.
+  local function next_lanes(jobs)
+    local names = call('ZRANGE', K.RING, 0, math.ceil(jobs / rules_now().quantum))
+    local entries = get_many(K.LANES, names)
+    for i = 1, #names do
+      if known[names[i]] == nil then
+        learn(names[i], entries[i])
+      end
+    end
+    return names
+  end
+
   -- Serves the lanes in their turn. `look` looks at jobs of a line, up to so many, and claims up to so many; it answers how
-  -- many it looked at, how many it claimed, whether the answer is full, and whether a claim went through the gate that it was given.
+  -- many it looked at, how many it claimed, whether the answer is full, whether the line is known to be empty, and whether a claim went
+  -- through the gate that it was given.
   function lanes.serve(ask, look)
     local looked_at = 0
+    -- Lanes that come into the ring meanwhile come behind those that are in it.
+    local next, at = {}, 1
     for _ = 1, ask.max_items + LANES_SET_ASIDE_MAX do
       if looked_at == ask.max_items or room_of_queue() == 0 then
         return
       end
-      local name = call('ZRANGE', K.RING, 0, 0)[1]
+      if not next[at] then
+        next, at = next_lanes(ask.max_items - looked_at), 1
+      end
+      local name = next[at]
       if not name then
         return
       end
+      at = at + 1
       local l, terms = entry_of(name), terms_of(name)
       local free, opens = room_of_lane(name, terms)
       if terms.paused then
@@ -555,11 +582,11 @@ parts_to_open[#parts_to_open + 1] = function()
         end
         local credit = alone and ask.max_items or l.credit
         local max, room, is_held = math.min(credit, ask.max_items - looked_at), (room_for(name, terms)), false
-        local seen, claimed, is_full
+        local seen, claimed, is_full, emptied
         if terms.batch then
           seen, claimed, is_full, is_held = visit_gated(name, l, terms.batch, look, max, room)
         else
-          seen, claimed, is_full = look(l.number, max, room)
+          seen, claimed, is_full, emptied = look(l.number, max, room)
         end
         looked_at = looked_at + seen
         if claimed > 0 then
@@ -567,17 +594,20 @@ parts_to_open[#parts_to_open + 1] = function()
         end
         if is_held then
           -- What is left of its turn goes with it.
-        elseif is_empty(l) then
+        elseif emptied or is_empty(l) then
           forget(name, l)
         elseif count == 1 then
           l.credit = CREDIT_FULL
           save(name, l)
+          at = at - 1
         else
           l.credit = math.max(l.credit - seen, 0)
           if l.credit == 0 then
             rejoin(name, l)
           else
+            -- It still has its turn.
             save(name, l)
+            at = at - 1
           end
         end
         if is_full then

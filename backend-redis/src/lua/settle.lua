@@ -129,7 +129,8 @@ local function flush_done()
     job.find_done()
   end
   -- Before their specs go, which say what lanes they were in.
-  local in_lanes = is_laned() and job.lanes_of_done()
+  local in_lanes = is_laned() and lanes.wait_for_ends() and job.lanes_of_done()
+  hint_work = hint_work or is_laned()
   if is_done_kept then
     many('HSET', K.RUN, done_runs, 2)
     many('ZADD', K.COMPLETED_SET, done_scores, 2)

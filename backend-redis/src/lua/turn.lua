@@ -180,9 +180,11 @@ end
 local on_step_back
 local function go_on()
   if meta.last and now < meta.last then
+    -- Starts are remembered for a while where there are no lanes and rules any more.
+    local remembers = call('HLEN', K.USAGE) > 0
     extend_leases(nil)
     if on_step_back then
-      on_step_back()
+      on_step_back(remembers)
     end
     meta.attended = now
     queue_event(E.STEPPED_BACK)

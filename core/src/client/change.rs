@@ -17,7 +17,7 @@ impl QueueHandle {
     ///
     /// # Errors
     /// [`ClientError::Storage`]: `Invalid` if the settings make no sense then; `Busy` if others changed them so often that
-    /// this change did not get through. Neither changed anything.
+    /// this change did not get through. Neither changed anything. After any other failure the call can be repeated.
     pub async fn change(&self, change: impl Fn(&mut QueueConfig) + Send + Sync) -> Result<bool, ClientError> {
         let mut from = self.config().await?;
         for _ in 0..TRIES_MAX {

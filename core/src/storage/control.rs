@@ -243,7 +243,7 @@ pub trait Control: Send + Sync + 'static {
     ///
     /// # Guarantees
     /// Every process sees them at its next call. Retention applies to jobs that end from now on, counts at once; a
-    /// dead-letter queue to jobs that fail from now on.
+    /// dead-letter queue to jobs that fail from now on; limits and the rules of lanes to what starts from now on.
     ///
     /// # Repeating
     /// The same after a repeat.

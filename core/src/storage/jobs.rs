@@ -190,11 +190,12 @@ impl fmt::Debug for Claim {
 /// The answer to a [`ClaimSpec`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClaimAnswer {
-    /// The jobs, in the order (priority, seq).
+    /// The jobs, in the order in which they were served: lane after lane, and of one lane in the order (priority, seq).
     pub claims: Vec<Claim>,
     /// Whether asking again at once may give more.
     pub more: bool,
-    /// How long until a Delayed job of the queue comes due; `None` if there is none, or the queue is paused.
+    /// How long until a Delayed job of the queue comes due, or a rate lets a job start that it holds back now; `None` if there
+    /// is none of either, or the queue is paused.
     pub look_again: Option<Duration>,
     /// Whether a job waits that only a worker that is `alone` may take.
     pub solo_waiting: bool,
@@ -330,9 +331,11 @@ pub trait Jobs: Send + Sync + 'static {
     /// the records that may go soonest are pruned, at most twice as many as were added. Then, unless the queue is
     /// paused: up to `max_items` jobs of the asked kinds come off their shelves (in the order priority, seq of each
     /// shelf), up to [`PROMOTE_ITEMS_MAX`] due jobs are promoted in the order (due time, seq), and either the first job
-    /// of the solo line is claimed by a worker that is `alone`, or the first `max_items` jobs of the line are looked at
-    /// in the order (priority, seq): a job that expired is Failed, one of an unknown kind goes to its shelf, the others
-    /// are claimed while `max_bytes` lasts.
+    /// of the solo line that no limit holds back is claimed by a worker that is `alone`, or the lanes are served in their
+    /// turn until `max_items` jobs were looked at, those of one lane in the order (priority, seq): a job that expired is
+    /// Failed, one of an unknown kind goes to its shelf, the others are claimed while `max_bytes` lasts. Nothing is claimed
+    /// of a lane that is paused, and never more than the limits of the queue, the lane's class and the lane allow; what
+    /// a limit holds back waits as it is, and holds nobody else back.
     ///
     /// # Repeating
     /// With the same call id: the same answers, and of the claims those whose lease is still current, each with its
@@ -382,6 +385,7 @@ pub trait Jobs: Send + Sync + 'static {
     /// # Guarantees
     /// In this order, at most `max_items` all in all: members of batches that failed, by (batch, seq); leases by (end, seq), as [`crate::policy::settle::crash`] decides,
     /// each raising the epoch and, if the job failed by it, with a copy on the queue's dead-letter queue; due jobs by (due time, seq); records by (state, prune time, seq).
+    /// What limits remember of starts that no longer count is dropped besides, of `max_items` lanes at most.
     ///
     /// # Repeating
     /// A repeat finds less to do.

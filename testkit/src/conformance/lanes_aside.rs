@@ -10,6 +10,7 @@ topic! {
     a_claim_that_only_sets_lanes_aside_says_that_asking_again_helps,
     changed_rules_bring_lanes_back_in_bounded_steps,
     lanes_whose_time_has_come_are_brought_back_in_bounded_steps,
+    parked_lanes_are_brought_back_in_bounded_steps,
     as_many_parked_lanes_come_back_as_the_class_has_room_for,
     lanes_set_aside_come_back_in_the_order_of_their_turns,
     held_lanes_come_back_in_the_order_of_their_time,
@@ -86,6 +87,22 @@ async fn lanes_whose_time_has_come_are_brought_back_in_bounded_steps(t: &mut Sce
     complete(t, &answer.claims).await;
     let answer = t.claim_as(t.asking(2 * LANES)).await;
     assert_eq!((answer.claims.len(), answer.look_again), (200, None));
+    complete(t, &answer.claims).await;
+}
+
+async fn parked_lanes_are_brought_back_in_bounded_steps(t: &mut Scene) {
+    const LANES: usize = LANES_BACK_MAX + 200;
+    set_total(t, "c", per(&Rate::per_minute(LANES as u32))).await;
+    put_in(t, "c/first", LANES).await;
+    assert_eq!(start_all(t).await.0 + start_all(t).await.0, LANES);
+    put_lanes(t, "c/", LANES).await;
+    while t.claim_as(t.asking(1000)).await.more {}
+    t.advance(MINUTE);
+    let answer = t.claim_as(t.asking(2 * LANES)).await;
+    assert_eq!((answer.claims.len(), answer.more), (LANES_BACK_MAX, true), "the class has room for the others");
+    complete(t, &answer.claims).await;
+    let answer = t.claim_as(t.asking(2 * LANES)).await;
+    assert_eq!((answer.claims.len(), answer.more), (200, false));
     complete(t, &answer.claims).await;
 }
 

@@ -11,6 +11,7 @@ topic! {
     starts_are_remembered_where_the_store_outlives_its_handle,
     a_small_lag_of_the_clock_gives_no_start_back,
     a_step_back_counts_what_came_later_as_of_now,
+    a_step_back_counts_them_where_no_rule_is_left_too,
     a_sweep_forgets_nothing_that_counts,
     an_obliterated_queue_forgets_its_starts,
 }
@@ -138,4 +139,18 @@ async fn an_obliterated_queue_forgets_its_starts(t: &mut Scene) {
         assert_eq!(start_all(t).await, (2, Some(HOUR)));
         obliterate(t).await;
     }
+}
+
+async fn a_step_back_counts_them_where_no_rule_is_left_too(t: &mut Scene) {
+    let rate = Rate::per_minute(1);
+    set_limits(t, per(&rate)).await;
+    t.put_many(2).await;
+    let claim = t.claim_one().await;
+    t.settle(claim.lease, completed()).await;
+    set_limits(t, StartLimits::default()).await;
+    t.fixture.clock.step_back(HOUR);
+    t.put_one(t.spec()).await;
+    t.advance(SECOND);
+    set_limits(t, per(&rate)).await;
+    assert_eq!(t.claim_as(t.asking(1)).await.look_again, Some(MINUTE - SECOND));
 }

@@ -1,11 +1,13 @@
-//! Rate limits hold: no window of D has more than N starts, and no window of the calendar more than its limit. The
-//! checker is given every start that ever was, with its storage time, and knows nothing of how a limiter counts.
+//! Limits hold: no window of D has more than N starts, no window of the calendar more than its limit, and never are more
+//! jobs Active at once than may be. The checkers are given every start that ever was, with its storage time, or all that
+//! happened in its order, and know nothing of how a storage counts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ferroq_core::Timestamp;
 use ferroq_core::clock::LAG_MAX;
-use ferroq_core::job::LimiterName;
+use ferroq_core::event::{Event, EventKind};
+use ferroq_core::job::{JobId, LimiterName};
 use ferroq_core::policy::rate::{Per, Rate};
 
 use super::{History, Step};
@@ -38,6 +40,77 @@ pub fn check_rate(rate: &Rate, starts: impl IntoIterator<Item = Timestamp>) -> R
             }
         }
     }
+}
+
+/// Checks that a rate whose window slides was used: that from `from` to `to`, while somebody always waited, `share` of what it
+/// allows was started.
+///
+/// # Errors
+/// How much it was, in words; a rate of the calendar.
+pub fn check_used(
+    rate: &Rate,
+    starts: impl IntoIterator<Item = Timestamp>,
+    from: Timestamp,
+    to: Timestamp,
+    share: f64,
+) -> Result<(), String> {
+    let Per::Sliding(window) = rate.per() else { return Err(format!("{rate} has no window that slides")) };
+    let used = starts.into_iter().filter(|at| (from..to).contains(at)).count() as f64;
+    let allowed = f64::from(rate.limit()) * to.since(from).as_secs_f64() / window.as_secs_f64();
+    if used >= share * allowed {
+        Ok(())
+    } else {
+        Err(format!("{rate}: {used} starts from {from} to {to}, where {allowed} were allowed"))
+    }
+}
+
+/// Checks that never more jobs were Active at once than may be when one starts, which `most` says. `events` are all that
+/// happened to the jobs that are counted together, in the order in which it happened.
+///
+/// # Errors
+/// The moment at which there were too many, in words.
+pub fn check_concurrency(
+    most: impl Fn(Timestamp) -> u32,
+    events: impl IntoIterator<Item = Event>,
+) -> Result<(), String> {
+    for (at, active) in active_at_starts(events) {
+        let most = most(at);
+        if active > most as usize {
+            return Err(format!("{active} are Active at {at}, where {most} may be"));
+        }
+    }
+    Ok(())
+}
+
+/// How many jobs were Active at once when one started, at most, from `from` to `to`.
+pub fn most_active(events: impl IntoIterator<Item = Event>, from: Timestamp, to: Timestamp) -> usize {
+    let within = active_at_starts(events).filter(|(at, _)| (from..to).contains(at));
+    within.map(|(_, active)| active).max().unwrap_or(0)
+}
+
+/// At each start, how many were Active with it.
+fn active_at_starts(events: impl IntoIterator<Item = Event>) -> impl Iterator<Item = (Timestamp, usize)> {
+    let mut active: HashSet<JobId> = HashSet::new();
+    events.into_iter().filter_map(move |event| {
+        let job = event.job?;
+        match event.kind {
+            EventKind::Started => {
+                active.insert(job);
+                return Some((event.at, active.len()));
+            }
+            EventKind::Completed
+            | EventKind::Retrying
+            | EventKind::Snoozed
+            | EventKind::Released
+            | EventKind::Failed
+            | EventKind::Stalled
+            | EventKind::Cancelled => {
+                active.remove(&job);
+            }
+            _ => {}
+        }
+        None
+    })
 }
 
 /// The permits that limiters gave, each held against the rate that it was given under, for as long as nobody changed the
@@ -91,6 +164,45 @@ mod tests {
         let before = midnight.before(Duration::from_secs(1));
         assert!(check_rate(&daily, [before, before, midnight, midnight]).is_ok());
         assert!(check_rate(&daily, [before, before, before, midnight]).is_err());
+    }
+
+    #[test]
+    fn the_checker_of_use_sees_one_start_too_few() {
+        let rate = Rate::sliding(2, Duration::from_secs(10));
+        let starts = [0, 1, 10, 11, 20, 25].map(S);
+        assert_eq!(check_used(&rate, starts, S(0), S(30), 1.0), Ok(()));
+        assert!(check_used(&rate, starts.into_iter().skip(1), S(0), S(30), 0.98).is_err());
+        assert!(check_used(&rate, starts, S(0), S(40), 0.98).is_err(), "a window without a start counts too");
+        let daily = Rate::per_day(2).in_zone("UTC").expect("a zone");
+        assert!(check_used(&daily, starts, S(0), S(30), 0.0).is_err(), "it is not made for that");
+    }
+
+    #[test]
+    fn the_checker_of_concurrency_sees_one_job_too_many() {
+        let jobs: Vec<JobId> = (0..3).map(|n| JobId::from(uuid::Uuid::from_u128(n))).collect();
+        let event = |(kind, job): (EventKind, usize)| Event {
+            cursor: ferroq_core::event::EventCursor(1),
+            at: S(0),
+            kind,
+            job: jobs.get(job).copied(),
+        };
+        let check = |events: &[(EventKind, usize)]| check_concurrency(|_| 2, events.iter().copied().map(event));
+        let (started, left) = (EventKind::Started, [EventKind::Completed, EventKind::Failed, EventKind::Cancelled]);
+        let back = [EventKind::Retrying, EventKind::Snoozed, EventKind::Released, EventKind::Stalled];
+        for way in left.into_iter().chain(back) {
+            assert_eq!(check(&[(started, 0), (started, 1), (way, 0), (started, 2)]), Ok(()), "{way:?}");
+            assert_eq!(check(&[(started, 0), (started, 1), (way, 0), (started, 0)]), Ok(()), "{way:?}");
+            assert!(check(&[(started, 0), (way, 0), (way, 0), (started, 0), (started, 1), (started, 2)]).is_err());
+        }
+        let three = [(started, 0), (started, 1), (started, 2)];
+        assert!(check(&three).is_err());
+        assert_eq!(most_active(three.map(event), S(0), S(1)), 3);
+        assert_eq!(most_active(three.map(event), S(1), S(2)), 0);
+        let fewer_later = |at: Timestamp| if at < S(0) { 3 } else { 2 };
+        assert!(check_concurrency(fewer_later, three.map(event)).is_err());
+        for way in [EventKind::CancelRequested, EventKind::Progress, EventKind::Paused, EventKind::Enqueued] {
+            assert!(check(&[(started, 0), (started, 1), (way, 0), (started, 2)]).is_err(), "{way:?} ends no run");
+        }
     }
 
     /// A limiter under callers who come at these times and ask for so many. Answers the starts.
