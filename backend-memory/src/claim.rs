@@ -198,7 +198,7 @@ impl Turn<'_> {
         // Lanes that came back and had nothing to start leave the room of their class to the ones still parked. And of
         // those whose rules changed one claim brings back no more than it may.
         let to_serve = ring || roster.lanes.is_reopening() || parked.iter().any(|room| room.free > 0);
-        let opens_at = room.opens_at.filter(|_| ring);
+        let opens_at = room.opens_at.filter(|_| to_serve);
         let instants = [due, opens_at, roster.lanes.held_until(), class_opens_at, solo_opens_at];
         answer.look_again = instants.into_iter().flatten().min().map(|at| at.since(self.now));
         answer.more =

@@ -10,8 +10,9 @@ use ferroq_core::client::Client;
 use ferroq_core::clock::ManualClock;
 use ferroq_core::context::Context;
 use ferroq_core::event::EventCursor;
-use ferroq_core::job::{Job, JobId, JobRecord, JobSpec, JobState, Payload, Priority, Progress, Slot, Start};
+use ferroq_core::job::{Job, JobId, JobRecord, JobSpec, JobState, LaneKey, Payload, Priority, Progress, Slot, Start};
 use ferroq_core::policy::dedup::DedupMode;
+use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
     Act, ActRequest, CallId, ClaimSpec, DumpPage, Effect, EnqueueAnswer, EnqueueRequest, ErrorCode, ExchangeRequest,
     JobFilter, Lease, ListRequest, Note, ObliterateAnswer, QueueConfig, RenewRequest, Selection, SettleAnswer,
@@ -202,6 +203,19 @@ impl Full {
             }
             "config" => storage.config(queue).await.map(drop),
             "configure" => storage.configure(queue, QueueConfig::default()).await,
+            "reconfigure" => {
+                let from = storage.config(queue).await?;
+                let mut to = from.clone();
+                to.event_entries_kept += 1;
+                storage.reconfigure(queue, from, to).await.map(drop)
+            }
+            "configure lane" => storage.configure_lane(queue, &LaneKey::DEFAULT, None).await,
+            "reconfigure lane" => {
+                let weighty = Some(LanePolicy { weight: Some(2), ..LanePolicy::default() });
+                storage.reconfigure_lane(queue, &LaneKey::DEFAULT, None, weighty).await.map(drop)
+            }
+            "lane policies" => storage.lane_policies(queue, None, 10).await.map(drop),
+            "lane policy" => storage.lane_policy(queue, &LaneKey::DEFAULT).await.map(drop),
             "pause" => storage.set_paused(queue, true).await.map(drop),
             "resume" => storage.set_paused(queue, false).await.map(drop),
             "obliterate unless active" => storage.obliterate(queue, false, 100).await.map(drop),
@@ -233,8 +247,10 @@ impl Full {
 }
 
 /// The calls that only look.
-const READS: [&str; 11] = [
+const READS: [&str; 13] = [
     "config",
+    "lane policies",
+    "lane policy",
     "job",
     "job anywhere",
     "list",
@@ -248,7 +264,7 @@ const READS: [&str; 11] = [
 ];
 
 /// The calls that write, those that leave least of the queue last.
-const WRITES: [&str; 23] = [
+const WRITES: [&str; 26] = [
     "enqueue",
     "enqueue with a number",
     "enqueue with a key",
@@ -264,7 +280,10 @@ const WRITES: [&str; 23] = [
     "set priority",
     "remove",
     "settle",
+    "reconfigure",
+    "reconfigure lane",
     "configure",
+    "configure lane",
     "pause",
     "resume",
     "restore",
@@ -563,12 +582,12 @@ async fn what_a_newer_library_of_the_same_layout_keeps_is_not_lost() {
     full.scene.configure(|config| config.event_entries_kept = 7777).await;
     let meta = full.key("meta");
     let config = server.cli(&["HGET", &meta, "config"]);
-    let newer = config.replacen('{', r#"{"lanes":{"default":{"rate":[20,"1m"]}},"#, 1);
+    let newer = config.replacen('{', r#"{"tides":{"default":{"rate":[20,"1m"]}},"#, 1);
     server.cli(&["HSET", &meta, "config", &newer, "gauge", "what a newer one counts"]);
     let still_there = |after: &str| {
         assert_eq!(server.cli(&["HGET", &meta, "gauge"]), "what a newer one counts", "after {after}");
         let found = server.cli(&["HGET", &meta, "config"]);
-        assert!(found.contains(r#""lanes":{"default":{"rate":[20,"1m"]}}"#), "after {after}: {found}");
+        assert!(found.contains(r#""tides":{"default":{"rate":[20,"1m"]}}"#), "after {after}: {found}");
     };
     for call in READS.iter().chain(&WRITES).filter(|call| !call.starts_with("obliterate")) {
         full.call(call).await.unwrap_or_else(|error| panic!("{call}: {error}"));

@@ -631,14 +631,14 @@ parts_to_open[#parts_to_open + 1] = function()
   -- Whether asking again at once may find a lane to serve, and when one can be served.
   function lanes.look_ahead()
     local free, opens = room_of_queue()
-    local ring = call('ZCARD', K.RING) > 0
-    local to_serve, at = ring or meta.reopen_to > 0, ring and opens or MAX_AT
-    at = math.min(at, tonumber(call('ZRANGE', K.HELD, 0, 0, 'WITHSCORES')[2]) or MAX_AT)
+    local to_serve = meta.reopen_to > 0 or call('ZCARD', K.RING) > 0
+    local at = tonumber(call('ZRANGE', K.HELD, 0, 0, 'WITHSCORES')[2]) or MAX_AT
     lanes.each_parked_class(function(class, total)
       local of_class, class_opens = room_of_class(class, total)
       to_serve = to_serve or of_class > 0
       at = math.min(at, class_opens or MAX_AT)
     end)
+    at = math.min(at, to_serve and opens or MAX_AT)
     return to_serve and free > 0, at < MAX_AT and at or nil
   end
 

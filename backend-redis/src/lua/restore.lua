@@ -47,9 +47,8 @@ if must_look then
   return { '\2', string.format('%.0f', meta.seq), restores, concat(to_look_for) }
 end
 
-if jobs_at > policies_at + 1 then
-  look_at_lane_keys()
-end
+-- Settings, policies and jobs may all write to these.
+look_at_lane_keys()
 go_on()
 if ARGV[5] ~= '' then
   store_config(4)

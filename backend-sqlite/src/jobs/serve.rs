@@ -311,7 +311,7 @@ impl Unit<'_> {
         let ring = queue.lanes.count(Standing::Ring) > 0 || queue.lanes.own_turn(queue.in_line()).is_some();
         let class_opens_at = parked.iter().filter_map(|room| room.opens_at).min();
         let to_serve = ring || queue.lanes.reopen_to > 0 || parked.iter().any(|room| room.free > 0);
-        let opens_at = room.opens_at.filter(|_| ring);
+        let opens_at = room.opens_at.filter(|_| to_serve);
         let instants = [due, opens_at, held, class_opens_at, solo_opens_at];
         let look_again = instants.into_iter().flatten().min().map(|instant| instant.since(now));
         let mut more = (to_serve && room.free > 0) || due.is_some_and(|due| due <= now);

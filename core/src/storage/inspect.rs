@@ -160,8 +160,9 @@ pub trait Inspect: Send + Sync + 'static {
     ///
     /// # Guarantees
     /// Everything in the answer was true at one moment, and as [`explain`](crate::policy::explain::explain) decides: while
-    /// there is a reason, no claim hands the job out; if it is ready, one that asks for enough jobs does. Nothing is written,
-    /// and no backlog is walked: what is counted is counted up to [`COUNTED_MAX`].
+    /// there is a reason, no claim hands the job out; if it is ready, one that asks for enough jobs does (or several, where
+    /// so many lanes were set aside that they come back in steps). Nothing is written, and no backlog is walked: what is
+    /// counted is counted up to [`COUNTED_MAX`].
     ///
     /// # Repeating
     /// A read.

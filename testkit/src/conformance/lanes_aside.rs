@@ -20,6 +20,7 @@ topic! {
     a_job_that_joins_a_lane_set_aside_waits_with_it,
     a_closed_lane_of_a_full_class_waits_for_both,
     a_lane_moves_from_one_hold_to_the_next,
+    lanes_still_to_come_back_wait_for_the_queues_rate,
 }
 
 /// Enqueues one job in each of many lanes, in the order of their numbers.
@@ -246,4 +247,17 @@ async fn a_lane_moves_from_one_hold_to_the_next(t: &mut Scene) {
     complete(t, &second.claims).await;
     t.advance(50 * SECOND);
     assert_eq!(lanes_of(&t.claim(10).await), ["c/a"]);
+}
+
+async fn lanes_still_to_come_back_wait_for_the_queues_rate(t: &mut Scene) {
+    set_every(t, paused()).await;
+    put_lanes(t, "", LANES_BACK_MAX + 1).await;
+    while t.claim_as(t.asking(1000)).await.more {}
+    set_every(t, LanePolicy::default()).await;
+    set_limits(t, per(&Rate::per_minute(LANES_BACK_MAX as u32))).await;
+    let answer = t.claim_as(t.asking(2 * LANES_BACK_MAX)).await;
+    assert_eq!((answer.claims.len(), answer.more, answer.look_again), (LANES_BACK_MAX, false, Some(MINUTE)));
+    complete(t, &answer.claims).await;
+    t.advance(MINUTE);
+    assert_eq!(start_all(t).await, (1, None));
 }

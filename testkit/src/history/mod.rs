@@ -2,11 +2,12 @@
 //! settle (and now and then die or come back too late), and one that lets time pass and sweeps. Every call is recorded
 //! with the moments at which it was made and answered. Afterwards each job's calls must be explainable one after
 //! another by the state machine, in an order that no answered-before-made pair contradicts; the store's contents must
-//! keep the [`crate::invariants`]; and workers without faults must be able to work off what is left.
+//! keep the [`crate::invariants`]; every other round has limits, which must have been kept; and workers without faults must be able to work off what is left.
 //!
 //! A seed fixes what each task tries, and not how the tasks interleave: a replay is likely, but not certain, to fail at
 //! the same place.
 
+mod limits;
 mod linear;
 mod record;
 mod tasks;
@@ -126,7 +127,10 @@ fn round(builder: &dyn StorageBuilder, config: &Config, seed: u64, report: &mut 
         let fixture = builder.build().await;
         let recorder = Arc::new(Recorder::default());
         let queue = tasks::queue()?;
-        tasks::run(&fixture, &recorder, &queue, config, seed).await?;
+        if limits::has_limits(seed) {
+            limits::configure(&*fixture.storage, &queue).await?;
+        }
+        let lanes = tasks::run(&fixture, &recorder, &queue, config, seed).await?;
         let taken = Snapshot::take(&*fixture.storage).await;
         let snapshot = taken.map_err(|error| format!("reading the store: {error}"))?;
         let calls = recorder.calls();
@@ -141,6 +145,9 @@ fn round(builder: &dyn StorageBuilder, config: &Config, seed: u64, report: &mut 
         drain(&fixture, &queue).await?;
         let taken = Snapshot::take(&*fixture.storage).await;
         let drained = taken.map_err(|error| format!("reading the store: {error}"))?;
+        if limits::has_limits(seed) {
+            limits::check(&*fixture.storage, &queue, &lanes).await?;
+        }
         fixture.storage.close().await;
         after.steps.push(Step::Drained);
         after.seen(drained);

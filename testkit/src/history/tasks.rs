@@ -1,12 +1,13 @@
 //! The tasks of a concurrent round: what clients, workers and the passage of time do, drawn from a seed per task.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ferroq_core::clock::ManualClock;
 use ferroq_core::job::{
-    DedupKey, ErrorKind, JobId, JobKind, JobOptions, JobSpec, Payload, Priority, QueueName, Start, WorkerId,
+    DedupKey, ErrorKind, JobId, JobKind, JobOptions, JobSpec, LaneKey, Payload, Priority, QueueName, Start, WorkerId,
 };
 use ferroq_core::policy::dedup::{Dedup, DedupMode};
 use ferroq_core::policy::retention::{Keep, KeepFor};
@@ -20,6 +21,7 @@ use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
 use super::Config;
+use super::limits;
 use super::record::Recorder;
 use crate::harness::Fixture;
 use crate::model::{Answer, Call};
@@ -65,14 +67,14 @@ struct Shared {
     at_work: AtomicUsize,
 }
 
-/// Runs a round to its end.
+/// Runs a round to its end, and answers in which lane each job is that was made.
 pub(super) async fn run(
     fixture: &Fixture,
     recorder: &Arc<Recorder>,
     queue: &QueueName,
     config: &Config,
     seed: u64,
-) -> Result<(), String> {
+) -> Result<HashMap<JobId, LaneKey>, String> {
     let shared = Arc::new(Shared {
         storage: fixture.storage.clone(),
         clock: fixture.clock.clone(),
@@ -104,7 +106,8 @@ pub(super) async fn run(
     while let Some(joined) = tasks.join_next().await {
         joined.map_err(|error| format!("a task of the round ended badly: {error}"))?;
     }
-    Ok(())
+    let jobs = shared.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(jobs.iter().map(|job| (job.id, job.lane.clone())).collect())
 }
 
 impl Shared {
@@ -139,7 +142,7 @@ impl Shared {
         let job = Arc::new(JobSpec {
             id,
             queue: self.queue.clone(),
-            lane: Default::default(),
+            lane: limits::lane(limits::LANES[random.random_range(0..limits::LANES.len())]),
             kind: self.kinds[random.random_range(0..self.kinds.len())].clone(),
             payload: Payload::json(&b"{}"[..]),
             priority: Priority(random.random_range(120..130)),

@@ -487,7 +487,7 @@ impl QueueModel {
     pub(super) fn look_at_lanes_again(&self) -> (bool, Option<Timestamp>) {
         let ring = self.lanes.lanes.iter().any(|lane| lane.place == Place::InRing);
         let queue = self.room(&Whose::Queue);
-        let mut instants: Vec<Timestamp> = queue.opens_at.filter(|_| ring).into_iter().collect();
+        let mut instants: Vec<Timestamp> = Vec::new();
         let mut parked_may = false;
         for lane in &self.lanes.lanes {
             match (&lane.place, class_of(&lane.key)) {
@@ -500,7 +500,9 @@ impl QueueModel {
                 _ => {}
             }
         }
-        ((ring || parked_may || self.lanes.reopen_to > 0) && queue.free > 0, instants.into_iter().min())
+        let to_serve = ring || parked_may || self.lanes.reopen_to > 0;
+        instants.extend(queue.opens_at.filter(|_| to_serve));
+        (to_serve && queue.free > 0, instants.into_iter().min())
     }
 }
 

@@ -10,7 +10,8 @@ use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy, LaneRules};
 use ferroq_core::policy::retention::{KeepRule, Retention};
 use ferroq_core::storage::{
     Act, ActRequest, Claim, EnqueueRequest, ExchangeRequest, JobFilter, Lease, ListCursor, MembersAnswer,
-    MembersRequest, Note, Outcome, QueueConfig, RenewRequest, Selection, SettleAnswer, Settlement, SweepRequest,
+    MembersRequest, Note, Outcome, QueueConfig, REPEAT_MAX, RenewRequest, Selection, SettleAnswer, Settlement,
+    SweepRequest,
 };
 
 use super::op::{ActDraft, NoteDraft, Op, Pass, SettleDraft, secs};
@@ -112,7 +113,7 @@ impl Case {
             predicted.map_err(|refusal| refusal.to_string())?;
         }
         let answer = answers.swap_remove(0);
-        self.world.note(&call, &answer);
+        self.world.note(at, &call, &answer);
         self.world.history.call(at, call, answer.clone(), repeat);
         Ok(answer)
     }
@@ -326,7 +327,10 @@ impl Case {
             Op::Repeat { back } => {
                 let calls = &self.world.repeatable;
                 let Some(place) = calls.len().checked_sub(1 + usize::from(*back)) else { return Ok(()) };
-                let call = calls[place].clone();
+                let (at, call) = calls[place].clone();
+                if self.now().since(at) > REPEAT_MAX {
+                    return Ok(());
+                }
                 let kept = self.world.repeatable.clone();
                 self.call(call, true).await?;
                 // A repeat is not a call of its own: what can be repeated is what could be before.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use ferroq_core::Timestamp;
 use ferroq_core::job::{
     DedupKey, JobId, JobKind, JobOptions, JobSpec, JobState, LaneClass, LaneKey, Payload, Priority, QueueName, Start,
     Tag, WorkerId,
@@ -101,7 +102,8 @@ pub(super) struct World {
     open: Vec<(QueueName, Lease)>,
     /// Leases that are over.
     over: Vec<(QueueName, Lease)>,
-    pub(super) repeatable: Vec<Call>,
+    /// Calls that may be made again, and when they were made: a client gives up after a while, and so may stores.
+    pub(super) repeatable: Vec<(Timestamp, Call)>,
     /// The last questions to limiters, which may be asked again.
     pub(super) acquires: Vec<AcquireRequest>,
     pub(super) cursors: Vec<(QueueName, Vec<JobState>, ListCursor)>,
@@ -144,7 +146,7 @@ impl World {
     fn forget_acknowledged(&mut self) {
         let acknowledged_below = self.next_call.saturating_sub(1 + OPEN_CALLS);
         let open = |call: Option<CallId>| call.is_some_and(|call| call.number >= acknowledged_below);
-        self.repeatable.retain(|call| open(call.id()));
+        self.repeatable.retain(|(_, call)| open(call.id()));
         self.acquires.retain(|request| open(request.call));
     }
 
@@ -238,7 +240,7 @@ impl World {
     }
 
     /// Takes note of what an answer says about leases.
-    pub(super) fn note(&mut self, call: &Call, answer: &Answer) {
+    pub(super) fn note(&mut self, at: Timestamp, call: &Call, answer: &Answer) {
         if let (Call::Exchange(request), Answer::Exchange(answer)) = (call, answer) {
             for (settlement, answer) in request.settlements.iter().zip(&answer.settled) {
                 if matches!(answer, SettleAnswer::Settled { .. } | SettleAnswer::LeaseLost | SettleAnswer::Gone) {
@@ -255,7 +257,7 @@ impl World {
             }
         }
         if call.id().is_some() {
-            self.repeatable.push(call.clone());
+            self.repeatable.push((at, call.clone()));
             self.forget_acknowledged();
         }
     }
