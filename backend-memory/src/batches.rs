@@ -93,8 +93,9 @@ impl QueueState {
 }
 
 impl Turn<'_> {
-    /// Makes a job that was just claimed through a gate the leader of a new batch, and gathers its first members.
-    pub(crate) fn open_batch(&mut self, claim: &mut Claim, gate: &BatchGate, max_items: usize) {
+    /// Makes a job that was just claimed through a gate the leader of a new batch, and gathers its first members. Answers how
+    /// many jobs were looked at.
+    pub(crate) fn open_batch(&mut self, claim: &mut Claim, gate: &BatchGate, max_items: usize) -> usize {
         let book = &mut self.queue.batches;
         book.last += 1;
         let number = BatchNumber(book.last);
@@ -109,14 +110,13 @@ impl Turn<'_> {
         };
         book.batches.insert(number, batch);
         claim.batch = Some(number);
-        if let Some(key) = self.queue.roster.key(claim.lease.id) {
-            self.queue.roster.get_mut(key).batch = Some(number);
-            self.gather_into(number, key, max_items);
-        }
+        let Some(key) = self.queue.roster.key(claim.lease.id) else { return 0 };
+        self.queue.roster.get_mut(key).batch = Some(number);
+        self.gather_into(number, key, max_items)
     }
 
-    /// Gathers members out of the line of the leader's lane, looking at up to so many jobs.
-    fn gather_into(&mut self, number: BatchNumber, leader: Key, max_items: usize) {
+    /// Gathers members out of the line of the leader's lane, looking at up to so many jobs. Answers at how many.
+    fn gather_into(&mut self, number: BatchNumber, leader: Key, max_items: usize) -> usize {
         let leader = self.queue.roster.get(leader);
         let (lane, kind) = (leader.spec.lane.clone(), leader.spec.kind.clone());
         let (epoch, worker) = (leader.epoch, leader.worker.clone());
@@ -127,9 +127,9 @@ impl Turn<'_> {
             let head = roster.lanes.first(number_of_lane);
             let fits = |record: &JobRecord| record.batch.is_none() && record.spec.kind == kind && record.epoch < epoch;
             let head = head.filter(|key| fits(roster.get(*key)));
-            let Some(batch) = self.queue.batches.batches.get_mut(&number) else { return };
+            let Some(batch) = self.queue.batches.batches.get_mut(&number) else { return looked_at };
             batch.formed |= batch.gathered >= batch.size || head.is_none();
-            let Some(key) = head.filter(|_| !batch.formed && looked_at < max_items) else { return };
+            let Some(key) = head.filter(|_| !batch.formed && looked_at < max_items) else { return looked_at };
             looked_at += 1;
             if self.expire(key) {
                 continue;

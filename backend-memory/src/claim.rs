@@ -86,7 +86,7 @@ impl Turn<'_> {
 
     /// Serves the lanes in their turn.
     fn serve(&mut self, spec: &ClaimSpec, kinds: &Kinds<'_>, answer: &mut ClaimAnswer) {
-        let (mut looked_at, mut bytes) = (0, 0);
+        let (mut looked_at, mut bytes, mut gathered) = (0, 0, 0);
         for _ in 0..spec.max_items.saturating_add(LANES_SET_ASIDE_MAX) {
             if looked_at == spec.max_items || self.room().free == 0 {
                 return;
@@ -100,7 +100,7 @@ impl Turn<'_> {
             }
             let mut room = self.room_for(&lane, &terms);
             let credit = self.queue.roster.lanes.credit(number, terms.turn_jobs);
-            let (mut looked_at_here, mut started, mut too_large, mut held) = (0, 0, false, false);
+            let (mut looked_at_here, mut started, mut is_full, mut held) = (0, 0, false, false);
             while looked_at_here < credit && looked_at < spec.max_items && room > 0 {
                 let Some(key) = self.queue.roster.lanes.first(number) else { break };
                 if let Some(gate) = &terms.batch
@@ -113,7 +113,7 @@ impl Turn<'_> {
                     Look::Claimed(mut claim) => {
                         if let Some(gate) = terms.batch.filter(|_| claim.batch.is_none()) {
                             self.queue.roster.lanes.opened(number);
-                            self.open_batch(&mut claim, &gate, GATHER_ITEMS_MAX);
+                            gathered += self.open_batch(&mut claim, &gate, GATHER_ITEMS_MAX - gathered);
                         }
                         bytes += claim.spec.payload.len();
                         answer.claims.push(claim);
@@ -122,18 +122,22 @@ impl Turn<'_> {
                     }
                     Look::Passed => {}
                     Look::TooLarge => {
-                        too_large = true;
+                        is_full = true;
                         break;
                     }
                 }
                 looked_at += 1;
                 looked_at_here += 1;
+                if gathered >= GATHER_ITEMS_MAX {
+                    is_full = true;
+                    break;
+                }
             }
             self.started(&lane, &terms, started);
             if !held {
                 self.queue.roster.lanes.visited(number, looked_at_here);
             }
-            if too_large {
+            if is_full {
                 return;
             }
         }

@@ -224,7 +224,7 @@ setmetatable(batches, { __index = function(acts, name)
   end
 
   -- Gathers members into a batch, from the line with this number, looking at up to `max` jobs. What became of them is written
-  -- for as many at a time as are read.
+  -- for as many at a time as are read. Answers how many were looked at.
   local function gather(number, b, line, leader, max)
     local low, high, looked_at, is_over = line * 256, line * 256 + 255, 0, false
     local tail = pack('>I6', number) .. leader.worker
@@ -289,10 +289,13 @@ setmetatable(batches, { __index = function(acts, name)
       many('ZADD', K.BLOCKED_SET, places, 2)
     end
     write(number, b)
+    return looked_at
   end
 
   -- Makes the job that was claimed last, out of the line with this number, the leader of a new batch, and gathers its first
-  -- members. `taken` and `out` are the claim's (see claim.lua).
+  -- members. `taken` and `out` are the claim's (see claim.lua). Answers whether the claim has looked at as many for batches as it
+  -- may.
+  local gathered = 0
   function batches.open(gate, line, taken, out, worker)
     meta.batches = (meta.batches or 0) + 1
     call('HSET', K.META, 'batches', string.format('%.0f', meta.batches))
@@ -309,7 +312,9 @@ setmetatable(batches, { __index = function(acts, name)
     local b = { stands = STANDS.OPEN, size = gate.size, gathered = 1, led_from = { unpack_bytes('>I4I4I4', entry, 39) },
       before = { 0, 0, 0 }, leader = id }
     known[number] = b
-    gather(number, b, line, { kind = sub(blob, 27, 26 + byte(blob, 26)), epoch = sub(entry, 2, 9), worker = worker }, GATHER_ITEMS_MAX)
+    local leader = { kind = sub(blob, 27, 26 + byte(blob, 26)), epoch = sub(entry, 2, 9), worker = worker }
+    gathered = gathered + gather(number, b, line, leader, GATHER_ITEMS_MAX - gathered)
+    return gathered >= GATHER_ITEMS_MAX
   end
 
   -- Gathers more members into the batch that a job leads; answers the batch, and how many members it has.

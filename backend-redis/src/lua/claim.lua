@@ -277,7 +277,7 @@ parts_to_open[#parts_to_open + 1] = function()
       end
       local opens = gate and claimed == 1 and not has(byte(taken.runs[taken.count * 2], 36), FLAG_BATCH)
       if opens then
-        batches.open(gate, line, taken, out, ask.worker)
+        is_full = batches.open(gate, line, taken, out, ask.worker) or is_full
       end
       return looked_at, claimed, is_full, looked_at == #members and #members < max, opens
     end)

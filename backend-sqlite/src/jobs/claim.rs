@@ -89,11 +89,13 @@ pub(super) struct Looked {
     /// The keys of those that are still to be written.
     keys: Vec<i64>,
     bytes: usize,
+    /// How many jobs were looked at for batches.
+    pub(super) gathered: usize,
 }
 
 impl Looked {
     pub(super) fn with_capacity(jobs: usize) -> Self {
-        Looked { claims: Vec::with_capacity(jobs), keys: Vec::with_capacity(jobs), bytes: 0 }
+        Looked { claims: Vec::with_capacity(jobs), keys: Vec::with_capacity(jobs), bytes: 0, gathered: 0 }
     }
 }
 

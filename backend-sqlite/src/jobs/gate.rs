@@ -122,6 +122,11 @@ impl Unit<'_> {
                     self.queues[at].lanes.lane_mut(lane).gate.since = None;
                     self.open_batch(at, claim, gate, (lane, key, kind), looked).await?;
                     rows.clear();
+                    if looked.gathered >= GATHER_ITEMS_MAX {
+                        visit.looked_at += 1;
+                        visit.too_large = true;
+                        break;
+                    }
                 }
                 Look::Passed => {}
                 Look::TooLarge => {
@@ -169,7 +174,9 @@ impl Unit<'_> {
         let worker = claim.worker.as_str().to_owned();
         let whom = Leader { kind, epoch: lease.epoch, worker, lane };
         let growth = Growth { size: gate.size, gathered: 1, members: 0, formed: false };
-        let growth = self.gather_into(at, number, &whom, growth, GATHER_ITEMS_MAX).await?;
+        let most = GATHER_ITEMS_MAX - looked.gathered;
+        let (growth, looked_at) = self.gather_into(at, number, &whom, growth, most).await?;
+        looked.gathered += looked_at;
         let values = [
             key(self.queues[at].number, number).into(),
             leader.into(),
@@ -183,7 +190,7 @@ impl Unit<'_> {
         Ok(())
     }
 
-    /// Gathers members out of the line of the leader's lane, looking at up to so many jobs.
+    /// Gathers members out of the line of the leader's lane, looking at up to so many jobs. Answers at how many, too.
     async fn gather_into(
         &mut self,
         at: usize,
@@ -191,8 +198,8 @@ impl Unit<'_> {
         leader: &Leader,
         mut growth: Growth,
         max_items: usize,
-    ) -> Result<Growth, StorageError> {
-        let Some(kind) = self.kind_name(leader.kind).await? else { return Ok(growth) };
+    ) -> Result<(Growth, usize), StorageError> {
+        let Some(kind) = self.kind_name(leader.kind).await? else { return Ok((growth, 0)) };
         let (queue, name) = (self.queues[at].number, self.queues[at].name.clone());
         let line = place(queue, JobState::Waiting, Slot::Lane, leader.lane);
         let fits = |row: &Row| row.batch.is_none() && row.kind == leader.kind && row.epoch < leader.epoch;
@@ -226,7 +233,7 @@ impl Unit<'_> {
             }
         }
         self.write_members(at, number, leader, &mut members);
-        Ok(growth)
+        Ok((growth, looked_at))
     }
 
     /// Looks at a job that is to be a member, and answers whether it is.
@@ -307,7 +314,7 @@ impl Unit<'_> {
                 Some(lane) => {
                     let worker = row.worker.as_deref().unwrap_or_default().to_owned();
                     let leader = Leader { kind: row.kind, epoch: row.epoch, worker, lane };
-                    self.gather_into(at, number, &leader, growth, max_items).await?
+                    self.gather_into(at, number, &leader, growth, max_items).await?.0
                 }
                 None => Growth { formed: true, ..growth },
             };

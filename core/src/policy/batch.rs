@@ -10,7 +10,7 @@ use super::micros;
 use crate::clock::Timestamp;
 use crate::job::{ErrorEntry, ErrorKind, FailReason, JobOptions, JobRecord};
 
-/// How many jobs one call gathers into a batch at most; a larger one is gathered in several.
+/// How many jobs one call gathers into batches at most; a larger batch is gathered in several.
 pub const GATHER_ITEMS_MAX: usize = 1000;
 
 /// When the jobs of a lane run, together: as soon as so many wait, or the first of them has waited so long.

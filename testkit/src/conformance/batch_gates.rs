@@ -26,6 +26,7 @@ topic! {
     members_are_blocked_and_have_started,
     members_free_their_keys_as_started_jobs_do,
     a_large_batch_is_gathered_in_steps,
+    a_claim_gathers_one_step_for_all_its_batches,
     a_formed_batch_takes_no_more,
     a_clock_that_steps_back_holds_no_gate_for_longer_than_its_wait,
     every_handle_sees_the_job_that_opens_a_gate,
@@ -287,6 +288,19 @@ async fn a_large_batch_is_gathered_in_steps(t: &mut Scene) {
     assert_eq!(gather(t, leader.lease, GATHER_ITEMS_MAX).await, gathered(size as u64 - 1, true));
     assert_eq!(gather(t, leader.lease, GATHER_ITEMS_MAX).await, gathered(size as u64 - 1, true), "a repeat");
     assert_eq!(members(t, &leader).await.len(), size - 1);
+}
+
+async fn a_claim_gathers_one_step_for_all_its_batches(t: &mut Scene) {
+    gate(t, 600).await;
+    t.put_many(1800).await;
+    let answer = t.claim_as(t.asking(10)).await;
+    assert_eq!((answer.claims.len(), answer.more), (2, true));
+    assert_eq!(t.counts().await.blocked, GATHER_ITEMS_MAX as u64);
+    let [first, second] = [0, 1].map(|place| answer.claims[place].lease);
+    assert_eq!(gather(t, first, 1000).await, GatherAnswer::Gathered { members: 599, formed: true });
+    assert_eq!(gather(t, second, 1000).await, GatherAnswer::Gathered { members: 599, formed: true });
+    assert_eq!(t.claim(10).await.len(), 1);
+    assert_eq!(t.counts().await.waiting, 0);
 }
 
 async fn gather(t: &Scene, lease: Lease, max_items: usize) -> GatherAnswer {

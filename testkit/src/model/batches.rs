@@ -106,7 +106,7 @@ impl QueueModel {
     }
 
     /// A job was claimed through a gate: it leads a new batch.
-    pub(super) fn open_batch(&mut self, id: JobId, gate: Gate) -> Option<BatchNumber> {
+    pub(super) fn open_batch(&mut self, id: JobId, gate: Gate, max_items: usize) -> Option<(BatchNumber, usize)> {
         self.last_batch += 1;
         let number = BatchNumber(self.last_batch);
         let job = self.find(id)?;
@@ -123,20 +123,20 @@ impl QueueModel {
             doom: None,
         };
         self.batches.push(batch);
-        self.gather(number, 1000);
-        Some(number)
+        let looked_at = self.gather(number, max_items);
+        Some((number, looked_at))
     }
 
-    fn gather(&mut self, number: BatchNumber, max_items: usize) {
+    fn gather(&mut self, number: BatchNumber, max_items: usize) -> usize {
         let leader = self.batch(number).and_then(|batch| batch.leader);
-        let Some(leader) = leader.and_then(|id| self.job(id)).cloned() else { return };
+        let Some(leader) = leader.and_then(|id| self.job(id)).cloned() else { return 0 };
         let mut looked_at = 0;
         loop {
             let head = self.in_line(&leader.spec.lane).first().copied();
             let head = head.and_then(|id| self.job(id)).cloned();
             let head = head
                 .filter(|head| head.batch.is_none() && head.spec.kind == leader.spec.kind && head.epoch < leader.epoch);
-            let Some(batch) = self.batch(number) else { return };
+            let Some(batch) = self.batch(number) else { return looked_at };
             if batch.gathered >= batch.size || head.is_none() {
                 batch.formed = true;
             }
@@ -165,6 +165,7 @@ impl QueueModel {
             self.see_lanes();
         }
         self.see_lanes();
+        looked_at
     }
 
     /// A job goes back in line: whether it stays in its batch.

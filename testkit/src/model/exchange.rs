@@ -9,6 +9,7 @@ use ferroq_core::storage::{
 };
 
 use super::Model;
+use super::lanes::Served;
 use super::leave::Left;
 use super::queue::{QueueModel, add_error, cut, epoch_after, line_of};
 
@@ -188,14 +189,17 @@ impl QueueModel {
             }
         }
         if !solo_claimed {
+            let mut to_gather = 1000;
             self.serve(claim.max_items, |queue, id, gate| match queue.look_at(id, claim, &mut claims, false) {
-                Look::NoRoom => false,
-                Look::PutAside => true,
+                Look::NoRoom => Served::NoRoom,
+                Look::PutAside => Served::GoOn,
                 Look::Claimed => {
                     if let (Some(gate), Some(made)) = (gate, claims.last_mut().filter(|made| made.batch.is_none())) {
-                        made.batch = queue.open_batch(id, gate);
+                        let opened = queue.open_batch(id, gate, to_gather);
+                        made.batch = opened.map(|(number, _)| number);
+                        to_gather -= opened.map_or(0, |(_, looked_at)| looked_at);
                     }
-                    true
+                    if to_gather == 0 { Served::Enough } else { Served::GoOn }
                 }
             });
         }

@@ -14,6 +14,16 @@ use super::snapshot::Remembered;
 const SET_ASIDE: usize = 100;
 const BACK: usize = 1000;
 
+/// Whether a claim goes on after it looked at a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Served {
+    GoOn,
+    /// It ends before this job.
+    NoRoom,
+    /// It ends after it.
+    Enough,
+}
+
 /// Where a lane stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -409,7 +419,11 @@ impl QueueModel {
     }
 
     /// Serves lanes in their turn: `look_at` is given the next job, and says whether the claim goes on.
-    pub(super) fn serve(&mut self, max_items: usize, mut look_at: impl FnMut(&mut Self, JobId, Option<Gate>) -> bool) {
+    pub(super) fn serve(
+        &mut self,
+        max_items: usize,
+        mut look_at: impl FnMut(&mut Self, JobId, Option<Gate>) -> Served,
+    ) {
         let mut looked_at = 0;
         'visits: for _ in 0..max_items + SET_ASIDE {
             if looked_at == max_items || self.room(&Whose::Queue).free == 0 {
@@ -453,12 +467,12 @@ impl QueueModel {
                 {
                     lane.since = None;
                 }
-                if !went_on {
+                served += u32::from(went_on != Served::NoRoom);
+                looked_at += 1;
+                if went_on != Served::GoOn {
                     self.end_visit(&key, served);
                     return;
                 }
-                served += 1;
-                looked_at += 1;
             }
             self.end_visit(&key, served);
         }
