@@ -9,7 +9,7 @@ use ferroq_core::event::EventKind;
 use ferroq_core::job::{BatchNumber, ErrorKind, FailReason, JobId, JobRecord, JobState, Move, QueueName, transition};
 use ferroq_core::policy::batch::{BatchGate, Fate, Spent, fate};
 use ferroq_core::policy::dedup::Exit;
-use ferroq_core::policy::enqueue::is_expired;
+use ferroq_core::policy::enqueue::{is_expired, next_epoch};
 use ferroq_core::policy::settle::EXPIRED_MESSAGE;
 use ferroq_core::storage::{
     Batches, Claim, GatherAnswer, Lease, MembersAnswer, MembersPage, MembersRequest, StorageError,
@@ -233,6 +233,7 @@ impl Turn<'_> {
             (batch.leader, batch.fate) = (Some(id), None);
             batch.then = self.queue.roster.change(key, |record| {
                 bear(record, before.borne(Spent::of(record), &record.spec.options));
+                record.epoch = next_epoch(record.epoch, now);
                 record.due_at = now;
                 wait(record);
                 Spent::of(record)
@@ -258,6 +259,7 @@ impl Turn<'_> {
             let now = self.now;
             let record = self.queue.roster.get_mut(key);
             bear(record, before.borne_to_the_end(Spent::of(record)));
+            record.epoch = next_epoch(record.epoch, now);
             record.notes.push_error(now, record.runs, doom.kind, &doom.message);
             self.events.job(EventKind::Failed, record.id());
             self.end(key, JobState::Failed, Some(FailReason::WithBatch));

@@ -9,7 +9,7 @@ use ferroq_core::event::EventKind;
 use ferroq_core::job::{JobId, JobState, LaneKey, Slot};
 use ferroq_core::job::{Move, QueueName, Start, transition};
 use ferroq_core::policy::dead_letter;
-use ferroq_core::policy::enqueue::{expiry, place};
+use ferroq_core::policy::enqueue::{expiry, next_epoch, place};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
     Act, ActAnswer, ActReport, ActRequest, CallAnswer, Control, ListCursor, ObliterateAnswer, QueueConfig,
@@ -296,7 +296,13 @@ impl Turn<'_> {
     }
 
     fn cancel(&mut self, key: Key) -> ActAnswer {
-        self.events.job(EventKind::Cancelled, self.queue.roster.get(key).id());
+        let now = self.now;
+        let record = self.queue.roster.get_mut(key);
+        if record.batch.is_some() && record.state == JobState::Blocked {
+            // Its batch's lease settles it no more.
+            record.epoch = next_epoch(record.epoch, now);
+        }
+        self.events.job(EventKind::Cancelled, record.id());
         self.end(key, JobState::Cancelled, None);
         ActAnswer::Done(JobState::Cancelled)
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{ErrorKind, FailReason, JobId, JobState};
 use ferroq_core::policy::batch::{Doom, Fate, Spent, fate};
-use ferroq_core::policy::enqueue::line;
+use ferroq_core::policy::enqueue::{line, next_epoch};
 use ferroq_core::storage::StorageError;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -246,6 +246,7 @@ impl Unit<'_> {
         let (id, options) = (row.id, row.options());
         self.queues[at].leave(&row);
         row.bear(before.borne(row.counters(), &options));
+        row.epoch = next_epoch(row.epoch, now);
         row.due_at = now;
         row.wait(line(row.crashes, options.max_crashes));
         let past = write_past(&(row.counters(), before));
@@ -303,6 +304,7 @@ impl Unit<'_> {
         self.queues[at].leave(&row);
         row.batch = None;
         row.bear(spent.borne_to_the_end(row.counters()));
+        row.epoch = next_epoch(row.epoch, now);
         let runs = row.runs;
         row.change_notes(|notes| notes.push_error(now, runs, doom.kind, &doom.message));
         self.queues[at].event(EventKind::Failed, row.id);

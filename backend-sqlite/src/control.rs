@@ -3,7 +3,7 @@
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{JobId, JobState, LaneKey, QueueName, Slot};
 use ferroq_core::policy::dedup::{Exit, Holder};
-use ferroq_core::policy::enqueue::{expiry, line, place};
+use ferroq_core::policy::enqueue::{expiry, line, next_epoch, place};
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{
     Act, ActAnswer, ActReport, ActRequest, ObliterateAnswer, QueueConfig, Reconfigured, Selection, StorageError,
@@ -105,6 +105,10 @@ impl Unit<'_> {
                     ActAnswer::Requested
                 }
                 _ => {
+                    if row.is_member() {
+                        // Its batch's lease settles it no more.
+                        row.epoch = next_epoch(row.epoch, now);
+                    }
                     self.queues[at].leave(&row);
                     self.queues[at].event(EventKind::Cancelled, row.id);
                     self.end(at, row, JobState::Cancelled, None);

@@ -45,6 +45,10 @@ local function cancel(j)
     return j.state == CANCELLED and UNCHANGED or REFUSED
   end
   leave(j)
+  if j.batch and j.state == BLOCKED then
+    -- Its batch's lease settles it no more.
+    j.epoch = next_epoch(j.epoch, now)
+  end
   event(E.CANCELLED, j.id)
   job.finish(j, CANCELLED, 0)
   -- Also if it was not kept.

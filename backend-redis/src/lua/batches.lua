@@ -170,6 +170,7 @@ setmetatable(batches, { __index = function(acts, name)
       call('ZREM', K.BLOCKED_SET, first)
       if j and not j.unreadable and j.state == BLOCKED then
         bear(j, b.before, true)
+        j.epoch = next_epoch(j.epoch, now)
         b.leader, b.led_from = id, counters_of(j)
         write(number, b)
         j.due = now8
@@ -205,6 +206,7 @@ setmetatable(batches, { __index = function(acts, name)
           job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
         elseif j and j.state == BLOCKED then
           bear(j, b.before, false)
+          j.epoch = next_epoch(j.epoch, now)
           job.fail(j, F.WITH_BATCH, b.error[1], b.error[2])
         end
         if #heirs > 0 then

@@ -23,6 +23,7 @@ topic! {
     members_that_fail_go_to_the_dead_letter_queue,
     a_batch_that_fails_does_so_in_steps,
     a_member_takes_over_from_a_leader_that_completed,
+    a_member_that_came_to_lead_is_settled_by_no_old_lease,
     a_member_takes_over_from_a_leader_that_was_cancelled_or_removed,
     a_member_takes_over_from_a_leader_that_expired,
     a_leader_without_members_is_a_job_like_others,
@@ -279,7 +280,7 @@ async fn members_fail_with_a_batch_that_is_out_of_attempts(t: &mut Scene) {
     assert_eq!(t.happened_after(seen).await, told.collect::<Vec<_>>());
     for member in &batch {
         fails_with_its_batch(t, member, ErrorKind::Error, (2, 0, 2)).await;
-        assert_eq!(t.settle(member.lease, completed()).await, SettleAnswer::AlreadyDone, "gathered under this lease");
+        assert_eq!(t.settle(member.lease, completed()).await, SettleAnswer::LeaseLost);
     }
 }
 
@@ -351,6 +352,14 @@ async fn a_member_takes_over_from_a_leader_that_completed(t: &mut Scene) {
     takes_over(t, &batch[1..]).await;
 }
 
+async fn a_member_that_came_to_lead_is_settled_by_no_old_lease(t: &mut Scene) {
+    let (leader, batch) = open(t, 3).await;
+    let all = [&leader, &batch[0], &batch[1]].map(|job| settlement(job.lease, completed()));
+    let lost = SettleAnswer::LeaseLost;
+    assert_eq!(t.settle_all(all.into()).await, [settled(JobState::Completed), lost.clone(), lost]);
+    takes_over(t, &batch).await;
+}
+
 async fn a_member_takes_over_from_a_leader_that_was_cancelled_or_removed(t: &mut Scene) {
     let (leader, batch) = open(t, 6).await;
     t.settle(leader.lease, fail(MINUTE)).await;
@@ -394,7 +403,7 @@ async fn a_cancelled_member_leaves_its_batch(t: &mut Scene) {
     assert_eq!(t.act(batch[0].lease.id, Act::Cancel).await, ActAnswer::Done(JobState::Cancelled));
     t.act(batch[1].lease.id, Act::Remove).await;
     assert_eq!(ids(&members(t, &leader).await), ids(&batch[2..]));
-    let answers = [SettleAnswer::AlreadyDone, SettleAnswer::Gone];
+    let answers = [SettleAnswer::LeaseLost, SettleAnswer::Gone];
     for (member, answer) in batch.iter().zip(answers) {
         assert_eq!(t.settle(member.lease, completed()).await, answer);
     }

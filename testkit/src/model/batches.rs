@@ -10,7 +10,7 @@ use ferroq_core::storage::{Claim, GatherAnswer, Lease, MembersAnswer, MembersPag
 
 use super::Model;
 use super::leave::Left;
-use super::queue::{QueueModel, add_error};
+use super::queue::{QueueModel, add_error, epoch_after};
 
 /// When a lane's jobs start: at so many, or when the first has waited so long.
 pub(super) type Gate = (u32, Duration);
@@ -227,6 +227,7 @@ impl QueueModel {
             let now = self.now;
             if let Some(job) = self.find(next) {
                 (job.attempts, job.crashes, job.runs) = bearing(job, spent, true);
+                job.epoch = epoch_after(job.epoch, now);
                 job.due_at = now;
                 job.state = JobState::Waiting;
                 job.slot = super::queue::line_of(job.crashes, &job.spec);
@@ -255,6 +256,7 @@ impl QueueModel {
             let (now, (kind, message)) = (self.now, batch.doom.unwrap_or((ErrorKind::Error, String::new())));
             if let Some(job) = self.find(id) {
                 (job.attempts, job.crashes, job.runs) = bearing(job, batch.before, false);
+                job.epoch = epoch_after(job.epoch, now);
                 add_error(job, now, kind, &message);
             }
             self.end(id, JobState::Failed, Some(FailReason::WithBatch));

@@ -166,6 +166,10 @@ impl QueueModel {
     fn cancel(&mut self, id: JobId, state: JobState) -> ActAnswer {
         match state {
             JobState::Waiting | JobState::Delayed | JobState::Blocked => {
+                let now = self.now;
+                if let Some(member) = self.find(id).filter(|job| state == JobState::Blocked && job.batch.is_some()) {
+                    member.epoch = super::queue::epoch_after(member.epoch, now);
+                }
                 ActAnswer::Done(self.end(id, JobState::Cancelled, None))
             }
             JobState::Active => {
