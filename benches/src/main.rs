@@ -2,6 +2,7 @@
 //! holds the method. A figure is printed only for a run in which every job ran exactly once.
 
 mod backlog;
+mod batches;
 mod dead_letter;
 mod dedup;
 mod drain;
@@ -12,6 +13,7 @@ mod latency;
 mod limiter;
 mod memory;
 mod report;
+mod starts;
 mod store;
 mod work;
 
@@ -90,10 +92,12 @@ async fn all(bench: &mut Bench) -> Result<(), BenchError> {
     enqueue::run(bench).await?;
     drain::run(bench).await?;
     backlog::run(bench).await?;
+    batches::run(bench).await?;
     dead_letter::run(bench).await?;
     dedup::run(bench).await?;
     lanes::run(bench).await?;
     limiter::run(bench).await?;
+    starts::run(bench).await?;
     memory::run(bench).await?;
     latency::run(bench).await?;
     idle::run(bench).await

@@ -179,7 +179,8 @@ async fn an_analysis_that_fails_for_good_fails_all_of_it() {
     assert_eq!(seen.sizes(), [50, 50, 50]);
     let counts = jobs.queue("collector").unwrap().counts().await.unwrap();
     assert_eq!((counts.failed, counts.live()), (50, 0));
-    let last = jobs.job(seen.batches.lock().unwrap()[0].1[49]).await.unwrap().unwrap();
+    let id = seen.batches.lock().unwrap()[0].1[49];
+    let last = jobs.job(id).await.unwrap().unwrap();
     assert_eq!((last.failure, last.attempts), (Some(FailReason::WithBatch), 3));
     assert_eq!(last.notes.errors[0].message, "the analysis is down");
     worker.shutdown().await;
