@@ -5,7 +5,7 @@ use ferroq_core::policy::explain::{COUNTED_MAX, Count, Explanation, PausedBy, Pl
 use ferroq_core::policy::lanes::Limited;
 use ferroq_core::policy::rate::{CalendarUnit, TimeZoneName};
 
-use super::lane_words::{ClassPolicy, LanePolicy, Rate, StartLimits, paused, slots, starts};
+use super::lane_words::{ClassPolicy, batches, LanePolicy, Rate, StartLimits, paused, slots, starts};
 use super::prelude::*;
 
 topic! {
@@ -19,6 +19,8 @@ topic! {
     an_expired_job_says_since_when_and_others_when_they_will_be,
     a_pending_job_names_the_holder_of_its_key,
     a_job_that_waits_for_others_is_blocked,
+    a_member_of_a_batch_names_the_job_that_it_runs_with,
+    a_lane_that_collects_a_batch_says_how_far_it_is,
     a_shelved_job_names_its_kind,
     concurrency_is_told_with_its_numbers,
     a_rate_says_when_the_next_may_start,
@@ -101,6 +103,43 @@ async fn a_due_job_is_ready(t: &mut Scene) {
     let told = explain(t, id).await;
     assert!(told.is_ready && told.state == Some(JobState::Delayed), "{told}");
     assert_eq!(claim_all(t).await, [id]);
+}
+
+async fn a_member_of_a_batch_names_the_job_that_it_runs_with(t: &mut Scene) {
+    t.configure(|config| config.lanes.every = batches(2, HOUR)).await;
+    let jobs = t.put_many(2).await;
+    let leader = t.claim_one().await;
+    let batch = leader.batch.expect("a batch");
+    assert_eq!(reasons(t, jobs[1]).await, [Reason::InBatch { batch, leader: Some(jobs[0]) }]);
+    t.settle(leader.lease, fail(MINUTE)).await;
+    assert_eq!(reasons(t, jobs[1]).await, [Reason::InBatch { batch, leader: Some(jobs[0]) }], "it runs again with it");
+    t.advance(MINUTE);
+    let again = t.claim_one().await;
+    t.settle(again.lease, abort()).await;
+    assert_eq!(reasons(t, jobs[1]).await, [Reason::InBatch { batch, leader: None }], "and fails with it");
+}
+
+async fn a_lane_that_collects_a_batch_says_how_far_it_is(t: &mut Scene) {
+    t.configure(|config| config.lanes.every = batches(3, HOUR)).await;
+    let first = t.put_one(in_lane(t, "x/1")).await;
+    let until = t.clock().after(HOUR);
+    t.advance(MINUTE);
+    let second = t.put_one(in_lane(t, "x/1")).await;
+    for _ in 0..2 {
+        for id in [first, second] {
+            assert_eq!(reasons(t, id).await, [Reason::AtGate { waiting: 2, size: 3, until }]);
+        }
+        assert_eq!(claim_all(t).await, [], "it is so before and after a claim has asked");
+    }
+    let third = t.put_one(in_lane(t, "x/1")).await;
+    let ready: Vec<bool> = [explain(t, first).await, explain(t, second).await, explain(t, third).await]
+        .map(|told| {
+            assert!(told.reasons.is_empty(), "{told}");
+            told.is_ready
+        })
+        .into();
+    assert_eq!(ready, [true, false, false], "the others go with the first");
+    assert_eq!(claim_all(t).await, [first]);
 }
 
 async fn a_paused_queue_is_named(t: &mut Scene) {

@@ -634,10 +634,10 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Reopen),
         // From here on: repeats and stale leases.
         4 => vec(any::<u16>(), 1..4).prop_map(|jobs| Op::EnqueueAgain { jobs }),
-        9 => exchange(true, 0.2),
-        5 => renew(true),
-        5 => annotate(true),
-        20 => (0u8..4).prop_map(|back| Op::Repeat { back }),
+        11 => exchange(true, 0.2),
+        6 => renew(true),
+        6 => annotate(true),
+        24 => (0u8..4).prop_map(|back| Op::Repeat { back }),
         4 => (0u8..4).prop_map(|back| Op::AcquireAgain { back }),
     ]
 }
