@@ -6,7 +6,7 @@
 -- Work: constant.
 local looks = { 'HLEN', 'HLEN', 'HLEN', 'HLEN', 'ZCARD', 'ZCARD', 'ZCARD', 'HLEN', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD',
   'ZCARD', 'HLEN', 'ZCARD', 'XLEN', 'LLEN', 'ZCARD', 'HLEN', 'HLEN', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'HLEN', 'ZCARD', 'HLEN',
-  'ZCARD' }
+  'HLEN', 'ZCARD', 'ZCARD' }
 for i = 1, #KEYS do
   local answer = redis.pcall(looks[i], KEYS[i])
   if type(answer) == 'table' and answer.err then
