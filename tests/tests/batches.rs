@@ -359,3 +359,23 @@ async fn jobs_that_no_gate_holds_are_batches_of_one() {
     let report = worker(&jobs, &seen).run_until_idle().await.unwrap();
     assert_eq!((report.completed, seen.sizes()), (3, vec![1, 1, 1]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_cancelled_during_the_run_leaves_the_others_results_as_they_are() {
+    let jobs = client().await;
+    let seen = Arc::new(Seen::default());
+    seen.hold.store(true, Ordering::SeqCst);
+    collect(&jobs, 2).await;
+    let worker = worker(&jobs, &seen).start().await.unwrap();
+    put(&jobs, 1, 2).await;
+    tokio::time::sleep(SECOND).await;
+    let ids = seen.batches.lock().unwrap()[0].1.clone();
+    jobs.cancel(ids[1]).await.unwrap();
+    seen.go_on.notify_one();
+    tokio::time::sleep(HOUR).await;
+    let report = worker.shutdown().await;
+    assert_eq!((seen.sizes(), report.completed, report.lost), (vec![2], 1, 1), "it does not run again");
+    for (id, state) in ids.iter().zip([JobState::Completed, JobState::Cancelled]) {
+        assert_eq!(jobs.job(*id).await.unwrap().map(|record| record.state), Some(state));
+    }
+}

@@ -17,8 +17,7 @@ use crate::handler::{JobError, JobResult};
 use crate::job::{ErrorKind, Job};
 use crate::policy::batch::GATHER_ITEMS_MAX;
 use crate::storage::{
-    Claim, GatherAnswer, MembersAnswer, MembersRequest, Outcome, RunError, SettleAnswer, Settlement, StorageError,
-    StorageExt,
+    Claim, GatherAnswer, MembersAnswer, MembersRequest, Outcome, RunError, Settlement, StorageError, StorageExt,
 };
 use crate::worker::WorkerReport;
 
@@ -248,7 +247,7 @@ async fn settle(run: &Run, group: &[Settlement], report: &mut WorkerReport) -> R
     for (settlement, answer) in group.iter().zip(&answers) {
         report.count(settlement, answer);
     }
-    // A member that is gone, or was cancelled meanwhile, is its own affair; under a lost lease none is ours.
-    let all_lost = !answers.is_empty() && answers.iter().all(|answer| *answer == SettleAnswer::LeaseLost);
-    if all_lost { Err(Trouble::Lost) } else { Ok(()) }
+    // A member that is gone, or was cancelled meanwhile, is its own affair. If the lease is lost, the leader's outcome is
+    // refused as well, which the loop tells.
+    Ok(())
 }
