@@ -78,10 +78,8 @@ impl QueueState {
 
     /// The batch of which this is the current lease of the leader.
     fn led(&self, lease: Lease) -> Result<(BatchNumber, Key), Stale> {
-        let key = self.roster.key(lease.id).ok_or(Stale::Gone)?;
-        let record = self.roster.get(key);
-        let is_current = record.state == JobState::Active && record.epoch == lease.epoch;
-        record.batch.filter(|_| is_current).map(|batch| (batch, key)).ok_or(Stale::Lost)
+        let key = self.current(lease)?;
+        self.roster.get(key).batch.map(|batch| (batch, key)).ok_or(Stale::Lost)
     }
 
     /// What a batch has spent, if this is a member of it and its leader holds the lease with this epoch.
@@ -186,13 +184,9 @@ impl Turn<'_> {
     pub(crate) fn step_back(&mut self, key: Key) -> Option<BatchNumber> {
         let record = self.queue.roster.get(key);
         let number = record.batch?;
-        let has_members = self.queue.roster.members(number).next().is_some();
-        let batch = self.queue.batches.batches.get_mut(&number)?;
-        if batch.leader != Some(record.id()) {
-            return None;
-        }
+        let batch = self.queue.batches.batches.get_mut(&number).filter(|batch| batch.leader == Some(record.id()))?;
         batch.formed = true;
-        if !has_members {
+        if self.queue.roster.members(number).next().is_none() {
             self.queue.batches.batches.remove(&number);
             return None;
         }

@@ -6,6 +6,7 @@ use ferroq_core::event::EventKind;
 use ferroq_core::job::JobState;
 use ferroq_core::storage::{Lease, Note, NoteAnswer, RenewAnswer};
 
+use crate::queue::QueueState;
 use crate::roster::Key;
 use crate::turn::Turn;
 
@@ -18,7 +19,7 @@ pub(crate) enum Stale {
 impl Turn<'_> {
     /// Makes a lease hold for `term` from now on, if it is current.
     pub(crate) fn renew(&mut self, lease: Lease, term: Duration) -> RenewAnswer {
-        let key = match self.current(lease) {
+        let key = match self.queue.current(lease) {
             Ok(key) => key,
             Err(Stale::Lost) => return RenewAnswer::LeaseLost,
             Err(Stale::Gone) => return RenewAnswer::Gone,
@@ -34,7 +35,7 @@ impl Turn<'_> {
 
     /// Writes a note on a job's record, if its lease is current.
     pub(crate) fn annotate(&mut self, lease: Lease, note: Note) -> NoteAnswer {
-        let key = match self.current(lease) {
+        let key = match self.queue.current(lease) {
             Ok(key) => key,
             Err(Stale::Lost) => return NoteAnswer::LeaseLost,
             Err(Stale::Gone) => return NoteAnswer::Gone,
@@ -52,10 +53,13 @@ impl Turn<'_> {
         }
         NoteAnswer::Noted
     }
+}
 
-    fn current(&self, lease: Lease) -> Result<Key, Stale> {
-        let key = self.queue.roster.key(lease.id).ok_or(Stale::Gone)?;
-        let record = self.queue.roster.get(key);
+impl QueueState {
+    /// The job that is held under this lease, if it is the current one.
+    pub(crate) fn current(&self, lease: Lease) -> Result<Key, Stale> {
+        let key = self.roster.key(lease.id).ok_or(Stale::Gone)?;
+        let record = self.roster.get(key);
         if record.state == JobState::Active && record.epoch == lease.epoch { Ok(key) } else { Err(Stale::Lost) }
     }
 }

@@ -155,13 +155,10 @@ impl Roster {
 
     /// How many jobs are in a state.
     pub(crate) fn count(&self, state: JobState) -> u64 {
-        let count = match state {
-            JobState::Waiting => {
-                self.lanes.len() + self.solo.len() + self.shelves.values().map(BTreeMap::len).sum::<usize>()
-            }
-            _ => self.states[usize::from(state.number())].len(),
-        };
-        count as u64
+        match state {
+            JobState::Waiting => (self.lanes.len() + self.solo.len()) as u64 + self.shelved_jobs(),
+            _ => self.states[usize::from(state.number())].len() as u64,
+        }
     }
 
     /// The jobs on a kind's shelf.

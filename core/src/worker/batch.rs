@@ -133,14 +133,14 @@ where
             }
         }
     };
-    let mut outcomes = match result {
+    let outcomes = match result {
         Ok(outcomes) => outcomes,
         Err(error) => return Ok(run.settlement(shared.outcome_of(run, &run.claim, error))),
     };
     // Follow-ups come into being with the first job that completes, for without any there is nothing they follow from.
     let first_done = outcomes.iter().position(|outcome| matches!(outcome, Outcome::Completed { .. }));
     let mut settlements: Vec<Settlement> = Vec::with_capacity(outcomes.len());
-    for (place, (claim, outcome)) in claims.iter().zip(outcomes.drain(..)).enumerate() {
+    for (place, (claim, outcome)) in claims.iter().zip(outcomes).enumerate() {
         let follow_ups = if first_done == Some(place) { run.follow_ups() } else { Vec::new() };
         settlements.push(Settlement { lease: claim.lease, outcome, follow_ups });
     }
