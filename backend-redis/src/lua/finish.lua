@@ -6,8 +6,8 @@ local PASSED_MAX = 1000
 -- Removes what is beyond the queue's count of records in a state, at most twice what the call added, passing over those
 -- that somebody waits for.
 local function prune_by_count(state, count_added)
-  local set = SETS[state]
-  local quota = math.min(call('ZCARD', set) - meta.keep[state].count, count_added * 2)
+  local set = set_of(state)
+  local quota = math.min(call('ZCARD', set) - keep_of(state).count, count_added * 2)
   local at = 0
   while quota > 0 and at < PASSED_MAX do
     local members = call('ZRANGE', set, at, at + quota - 1)
@@ -78,8 +78,20 @@ local function finish()
     call('HSET', K.META, 'turns', string.format('%.0f', meta.turns), 'lane_last', string.format('%.0f', meta.lane_last),
       'reopen_to', string.format('%.0f', meta.reopen_to))
   end
-  call('HSET', K.META, 'layout', LAYOUT, 'last', string.format('%.0f', now), 'attended', string.format('%.0f', meta.attended),
-    'term_min', string.format('%.0f', meta.term_min), 'seq', string.format('%.0f', meta.seq))
+  local changed = { 'last', string.format('%.0f', now) }
+  if not exists then
+    changed[3], changed[4] = 'layout', LAYOUT
+  end
+  if meta.attended ~= meta.last_attended then
+    changed[#changed + 1], changed[#changed + 2] = 'attended', string.format('%.0f', meta.attended)
+  end
+  if meta.term_min ~= meta.last_term_min then
+    changed[#changed + 1], changed[#changed + 2] = 'term_min', string.format('%.0f', meta.term_min)
+  end
+  if meta.seq ~= meta.last_seq then
+    changed[#changed + 1], changed[#changed + 2] = 'seq', string.format('%.0f', meta.seq)
+  end
+  call('HSET', K.META, unpack(changed))
   if created then
     -- What an obliteration left behind for a while is the new queue's to keep.
     call('PERSIST', K.LEDGER)
@@ -97,12 +109,11 @@ end
 
 -- The answer that a call got before, if this is a repeat; a call without a number has none. What a call acknowledges is
 -- dropped when its own answer is kept.
-local SESSION_IDLE_MS = 600000
 -- How many acknowledged answers one call drops; after a call that was open for long there may be very many.
 local DROPPED_MAX = 1000
 
 local function recall(call_number)
-  if call_number == '' then
+  if call_number == '' or before.answers == 0 then
     return nil
   end
   local kept = call('ZRANGEBYSCORE', K.ANSWERS, call_number, call_number, 'LIMIT', 0, 1)
@@ -114,9 +125,11 @@ local function keep_answers(list, acknowledged_below)
   if #list == 0 then
     return
   end
-  local acknowledged = call('ZCOUNT', K.ANSWERS, '-inf', '(' .. acknowledged_below)
-  if acknowledged > 0 then
+  if before.answers > DROPPED_MAX then
+    local acknowledged = call('ZCOUNT', K.ANSWERS, '-inf', '(' .. acknowledged_below)
     call('ZREMRANGEBYRANK', K.ANSWERS, 0, math.min(acknowledged, DROPPED_MAX) - 1)
+  elseif before.answers > 0 then
+    call('ZREMRANGEBYSCORE', K.ANSWERS, '-inf', '(' .. acknowledged_below)
   end
   many('ZADD', K.ANSWERS, list, 2)
   call('PEXPIRE', K.ANSWERS, SESSION_IDLE_MS)
@@ -128,4 +141,9 @@ end
 
 local function other_call()
   return refuse('INVALID', 'this call id was used for a call of another sort')
+end
+
+-- '\2' if there is something to relay to another queue.
+local function outbox_flag()
+  return (before.outbox > 0 or is_sent) and '\2' or '\0'
 end

@@ -1,6 +1,6 @@
 -- A question to a limiter, as `acquire` and `peek` ask it: KEYS[1] holds from when on it is as if it had never been (8 bytes),
 -- and the state; KEYS[2] the answers that a session may ask for again, by the call's number.
-local limiter, rate = {}, make_rate()
+local limiter = {}
 
 -- The limiter's state at its own time. Answers an error to return, or nil.
 function limiter.read(given)

@@ -1,5 +1,5 @@
--- Names and numbers that every script shares. A queue's keys come in this order in KEYS, always all of them, so that no
--- script makes a key's name and every key is declared.
+-- Names and numbers that all scripts share; in a script their values stand in their places (see script/fold.rs). A queue's keys come
+-- in this order in KEYS, always all of them, so that no script makes a key's name and every key is declared.
 local K = { META = KEYS[1], SPEC = KEYS[2], RUN = KEYS[3], NOTES = KEYS[4],
   LINE = KEYS[5], SOLO_LINE = KEYS[6], SHELVES = KEYS[7], KINDS = KEYS[8],
   DELAYED_SET = KEYS[9], BLOCKED_SET = KEYS[10], ACTIVE_SET = KEYS[11], COMPLETED_SET = KEYS[12],
@@ -14,8 +14,6 @@ local K = { META = KEYS[1], SPEC = KEYS[2], RUN = KEYS[3], NOTES = KEYS[4],
 local LAYOUT = '1'
 
 local WAITING, DELAYED, BLOCKED, ACTIVE, COMPLETED, FAILED, CANCELLED = 0, 1, 2, 3, 4, 5, 6
-local SETS = { [DELAYED] = K.DELAYED_SET, [BLOCKED] = K.BLOCKED_SET, [ACTIVE] = K.ACTIVE_SET, [COMPLETED] = K.COMPLETED_SET,
-  [FAILED] = K.FAILED_SET, [CANCELLED] = K.CANCELLED_SET }
 local LANE, SOLO, SHELF = 0, 1, 2
 
 -- Event kinds, as ferroq_core::event numbers them.
@@ -39,5 +37,33 @@ local N = { ERRORS = 1, PROGRESS = 2, CHECKPOINT = 4, RESULT = 8, LOG = 16 }
 -- What errors say that a script writes by itself.
 local UNREADABLE, EXPIRED = 'the stored job can\'t be read', 'older than expires_in when its turn came'
 
+
+-- Marks on an entry in `run`, and how long one is without the worker's name.
+local FLAG_CANCEL, FLAG_WAITED_ON, FLAG_COALESCED, FLAG_BATCH = 1, 2, 4, 8
+local ENTRY_MIN = 74
+-- How long a spec is at least.
+local HEAD_MIN = 34
+
+-- Ways out of a live state, by which a job gives back its dedup key or keeps it.
+local EXIT = { STARTED = 0, ENDED = 1, CANCELLED = 2, REMOVED_LIVE = 3, REMOVED_ENDED = 4 }
+
+-- How a run ended.
+local O = { COMPLETED = 0, RESULT = 1, RETRY = 2, ABORT = 3, SNOOZE = 4, RELEASE = 5, CANCELLED = 6 }
+
+-- No instant, the last one there is, and the answer to when to look again if there is nothing to look for.
+local NONE8 = '\0\0\0\0\0\0\0\0'
+local MAX8 = '\127\255\255\255\255\255\255\255'
+local LOOK_NONE = '\255\255\255\255\255\255\255\255'
+-- Beyond this a double skips numbers. It is the year 2255, so a later instant is taken to be never.
+local EXACT_MAX = 9007199254740992
+local SEQ_BIAS = 4503599627370496
+-- A clock that lags by less than this did not step back.
+local LAG_MAX = 60000000
+-- So many arguments fit on Lua's stack with room to spare.
+local ARGS_MAX = 4000
+
+-- Specs carry payloads, so no more than these are held at a time.
+local READ_MAX = 100
 local PROMOTE_ITEMS_MAX, GATHER_ITEMS_MAX = 1000, 1000
 local WAITED_ON_KEEP = 60000000
+local SESSION_IDLE_MS = 600000

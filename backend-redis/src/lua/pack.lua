@@ -4,16 +4,6 @@ local sub, byte, char, concat = string.sub, string.byte, string.char, table.conc
 local pack, unpack_bytes = struct.pack, struct.unpack
 local call = redis.call
 
-local NONE8 = '\0\0\0\0\0\0\0\0'
-local MAX8 = '\127\255\255\255\255\255\255\255'
--- Beyond this a double skips numbers. It is the year 2255, so a later instant is taken to be never.
-local EXACT_MAX = 9007199254740992
-local SEQ_BIAS = 4503599627370496
--- A clock that lags by less than this did not step back.
-local LAG_MAX = 60000000
--- So many arguments fit on Lua's stack with room to spare.
-local ARGS_MAX = 4000
-
 local function number(bytes)
   return (unpack_bytes('>i8', bytes))
 end
@@ -36,6 +26,11 @@ local function span_of(text)
   return pack('>i8', span)
 end
 
+-- The set of the jobs in a state that has one.
+local function set_of(state)
+  return KEYS[8 + state]
+end
+
 local function has(bits, bit)
   return bits % (bit * 2) >= bit
 end
@@ -56,9 +51,6 @@ local function many(command, key, list, stride)
   end
   return sum
 end
-
--- How long a job's entry in `run` is without the worker's name.
-local ENTRY_MIN = 74
 
 -- Whether an entry in `run` can be read.
 local function is_entry(e)
@@ -110,4 +102,18 @@ local function next_epoch(epoch, now)
     end
   end
   return char(unpack(bytes))
+end
+
+-- Whether the start of a spec can be read, and the entry agrees with it and with where the job stands.
+local function is_readable(blob, entry, member)
+  if not (blob and #blob >= HEAD_MIN and byte(blob, 26) > 0 and #blob >= 33 + byte(blob, 26)) then
+    return false
+  end
+  local seq = sub(member, 1, 7)
+  return sub(blob, 1, 7) == seq
+    and (not entry or is_entry(entry) and sub(entry, 10, 16) == seq and byte(entry, 34) == byte(blob, 25))
+end
+
+local function payload_len(blob)
+  return (unpack_bytes('>I4', blob, 27 + byte(blob, 26)))
 end

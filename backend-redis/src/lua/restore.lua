@@ -48,7 +48,7 @@ if must_look then
 end
 
 -- Settings, policies and jobs may all write to these.
-look_at_lane_keys()
+lanes.look_at_keys()
 go_on()
 if ARGV[5] ~= '' then
   store_config(4)

@@ -39,9 +39,9 @@ local promoted = room > 0 and job.promote_due(room) or 0
 room = room - promoted
 local pruned = 0
 for state = COMPLETED, CANCELLED do
-  local old = room > 0 and call('ZRANGEBYSCORE', SETS[state], '-inf', until_now, 'LIMIT', 0, room) or {}
+  local old = room > 0 and call('ZRANGEBYSCORE', set_of(state), '-inf', until_now, 'LIMIT', 0, room) or {}
   for i = 1, #old do
-    call('ZREM', SETS[state], old[i])
+    call('ZREM', set_of(state), old[i])
     local j = job.load(sub(old[i], 8), old[i])
     if j then
       job.free_key(j, EXIT.REMOVED_ENDED)
@@ -51,12 +51,13 @@ for state = COMPLETED, CANCELLED do
   room = room - #old
   pruned = pruned + #old
 end
-if is_laned() and room > 0 then
+-- Starts are remembered for a while where there are no lanes and rules any more.
+if room > 0 and (is_laned() or call('ZCARD', K.FADES) > 0) then
   lanes.fade(tonumber(ARGV[2]))
 end
 local next
 for state = DELAYED, CANCELLED do
-  local first = state ~= BLOCKED and call('ZRANGE', SETS[state], 0, 0, 'WITHSCORES') or {}
+  local first = state ~= BLOCKED and call('ZRANGE', set_of(state), 0, 0, 'WITHSCORES') or {}
   local at = tonumber(first[2])
   if at and (not next or at < next) then
     next = at

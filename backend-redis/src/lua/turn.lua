@@ -8,9 +8,30 @@ local ev_kind, ev_ids, ev_count, ev_parts = nil, nil, 0, {}
 local hint_work, hint_control, hint_ended = false, false, {}
 local added = { [COMPLETED] = 0, [FAILED] = 0, [CANCELLED] = 0 }
 -- How many there were of some things before the turn changed anything.
-local before = {}
--- Whether jobs were moved one by one since, so that those counts may have changed.
-local moved = false
+local before = { solo = 0, shelved = 0, delayed = 0, active = 0, tokens = 0, outbox = 0, lanes = 0, policies = 0, answers = 0 }
+-- Whether jobs were moved one by one since, so that those counts may have changed; whether the turn met a lane with a name, in a
+-- queue that had none; whether it sent something to another queue.
+local moved, lanes_met, is_sent = false, false, false
+-- Jobs that were pending and hold their key now, with that key, and numbers of batches that a job left for good; and those jobs
+-- that have got their place.
+local heirs, placed_heirs = {}, {}
+-- Jobs that come to stand in line and are not written yet.
+local put_line = {}
+
+-- What there is to do with a job, a lane or a batch, apart from the steady state: made when the first of it is asked for, since
+-- making a function takes the server about as long as a short command. `open` has what makes it.
+local open = {}
+local function made_by(name)
+  return setmetatable({}, { __index = function(acts, act)
+    setmetatable(acts, nil)
+    local make = open[name]
+    if make then
+      make()
+    end
+    return acts[act]
+  end })
+end
+local job, lanes, batches = made_by('job'), made_by('lanes'), made_by('batches')
 
 local function refuse(code, text)
   return redis.error_reply('FERROQ_' .. code .. ' ' .. text)
@@ -38,45 +59,44 @@ local function queue_event(kind)
   ev_parts[#ev_parts + 1] = char(kind) .. '\0\0\0\0'
 end
 
-local META_FIELDS = { 'layout', 'last', 'attended', 'term_min', 'seq', 'paused', 'keep_completed_age', 'keep_completed',
-  'keep_failed_age', 'keep_failed', 'keep_cancelled_age', 'keep_cancelled', 'events_kept', 'dead_letter',
-  'rules', 'turns', 'lane_last', 'reopen_to', 'counted', 'windows', 'calendars', 'batches' }
-
-local function clock_of(given)
-  if given ~= '' then
-    return tonumber(given)
+-- The instant and count that say how long records in a state are kept.
+local function keep_of(state)
+  local rule = meta.keep[state]
+  if not rule then
+    local name = state == FAILED and 'keep_failed' or 'keep_cancelled'
+    local said = call('HMGET', K.META, name .. '_age', name)
+    rule = { age = said[1] or state == FAILED and '604800000000' or '86400000000',
+      count = tonumber(said[2] or state == FAILED and 100000 or 10000) }
+    meta.keep[state] = rule
   end
-  local time = call('TIME')
-  return time[1] * 1000000 + time[2]
+  return rule
 end
 
 -- What the queue's settings and time are. Answers an error to return, or nil.
 local function look(given)
-  local m = call('HMGET', K.META, unpack(META_FIELDS))
+  local m = call('HMGET', K.META, 'layout', 'last', 'attended', 'term_min', 'seq', 'paused', 'keep_completed_age', 'keep_completed',
+    'events_kept', 'dead_letter', 'rules', 'counted', 'batches')
   if m[1] and m[1] ~= LAYOUT then
     return refuse('SCHEMA', 'this queue has layout ' .. m[1] .. ', and this library knows layout ' .. LAYOUT
       .. '; use the newer library that wrote it')
   end
   exists = m[1] and true or false
-  meta.last = tonumber(m[2])
-  meta.attended = tonumber(m[3]) or 0
-  meta.term_min = tonumber(m[4]) or 0
-  meta.seq = tonumber(m[5]) or 0
+  meta.last, meta.attended, meta.term_min, meta.seq = tonumber(m[2]), tonumber(m[3]) or 0, tonumber(m[4]) or 0, tonumber(m[5]) or 0
+  meta.last_seq, meta.last_term_min, meta.last_attended = meta.seq, meta.term_min, meta.attended
   meta.paused = m[6] == '1'
-  meta.keep = {
-    [COMPLETED] = { age = m[7] or '86400000000', count = tonumber(m[8] or 10000) },
-    [FAILED] = { age = m[9] or '604800000000', count = tonumber(m[10] or 100000) },
-    [CANCELLED] = { age = m[11] or '86400000000', count = tonumber(m[12] or 10000) },
-  }
-  meta.events_kept = m[13] or '10000'
+  meta.keep = { [COMPLETED] = { age = m[7] or '86400000000', count = tonumber(m[8] or 10000) } }
+  meta.events_kept = m[9] or '10000'
+  meta.dead_letter = m[10] and m[10] ~= '' and m[10]
   -- What is said of lanes and limits, as JSON; nothing is said as long as all of it is as it was at first.
-  meta.rules = m[15] and m[15] ~= '' and m[15]
-  meta.turns, meta.lane_last, meta.reopen_to = tonumber(m[16]) or 0, tonumber(m[17]) or 0, tonumber(m[18]) or 0
-  meta.counted, meta.windows, meta.calendars = m[19] == '1', m[20], m[21]
+  meta.rules = m[11] and m[11] ~= '' and m[11]
+  meta.counted = m[12] == '1'
   -- The last number given to a batch; there is one once a gate was ever set.
-  meta.batches = tonumber(m[22])
-  meta.dead_letter = m[14] and m[14] ~= '' and m[14]
-  local clock = clock_of(given)
+  meta.batches = tonumber(m[13])
+  local clock = tonumber(given)
+  if given == '' then
+    local time = call('TIME')
+    clock = time[1] * 1000000 + time[2]
+  end
   now = clock
   if meta.last and clock < meta.last and meta.last - clock < LAG_MAX then
     now = meta.last
@@ -85,85 +105,52 @@ local function look(given)
   return nil
 end
 
--- The same for the keys that only queues with lanes have.
-local function look_at_lane_keys()
-  call('ZCARD', K.RING)
-  call('ZCARD', K.ASIDE)
-  call('ZCARD', K.HELD)
-  call('ZCARD', K.PARKED)
-  call('HLEN', K.USAGE)
-  call('ZCARD', K.FADES)
+-- Whether anything is kept about lanes.
+local function is_laned()
+  return lanes_met or before.lanes > 0 or meta.rules or before.policies > 0 or meta.counted
 end
 
--- And for those that only queues with batches have.
+-- Looks at the keys that only queues with batches have.
 local function look_at_batch_keys()
   call('HLEN', K.BATCHES)
   call('ZCARD', K.FAILING)
 end
 
--- Looks at every key that a script may write, so that a foreign one fails the call here.
+-- Looks at every key that a script may write, so that a foreign one fails the call here. Most queues have no more than half of
+-- them at a time, and one look tells that of a dozen.
 local function look_at_keys()
   call('HLEN', K.SPEC)
   call('HLEN', K.RUN)
-  call('HLEN', K.NOTES)
   call('ZCARD', K.LINE)
-  before.solo = call('ZCARD', K.SOLO_LINE)
-  before.shelved = call('ZCARD', K.SHELVES)
-  call('HLEN', K.KINDS)
-  before.delayed = call('ZCARD', K.DELAYED_SET)
-  call('ZCARD', K.BLOCKED_SET)
   before.active = call('ZCARD', K.ACTIVE_SET)
   call('ZCARD', K.COMPLETED_SET)
-  call('ZCARD', K.FAILED_SET)
-  call('ZCARD', K.CANCELLED_SET)
-  call('HLEN', K.DEDUP)
-  call('ZCARD', K.HOLDS)
   call('XLEN', K.EVENTS)
   before.tokens = call('LLEN', K.WAKE)
-  before.outbox = call('ZCARD', K.OUTBOX)
-  call('HLEN', K.LEDGER)
-  before.lanes = call('HLEN', K.LANES)
-  before.policies = call('HLEN', K.POLICIES)
-  if before.lanes > 0 or meta.rules or before.policies > 0 then
-    look_at_lane_keys()
+  before.answers = call('ZCARD', K.ANSWERS)
+  if call('EXISTS', K.NOTES, K.DELAYED_SET, K.FAILED_SET, K.CANCELLED_SET) > 0 then
+    call('HLEN', K.NOTES)
+    before.delayed = call('ZCARD', K.DELAYED_SET)
+    call('ZCARD', K.FAILED_SET)
+    call('ZCARD', K.CANCELLED_SET)
+  end
+  if call('EXISTS', K.SOLO_LINE, K.SHELVES, K.KINDS, K.BLOCKED_SET, K.DEDUP, K.HOLDS, K.OUTBOX, K.LEDGER, K.LANES, K.POLICIES) > 0 then
+    before.solo = call('ZCARD', K.SOLO_LINE)
+    before.shelved = call('ZCARD', K.SHELVES)
+    call('HLEN', K.KINDS)
+    call('ZCARD', K.BLOCKED_SET)
+    call('HLEN', K.DEDUP)
+    call('ZCARD', K.HOLDS)
+    before.outbox = call('ZCARD', K.OUTBOX)
+    call('HLEN', K.LEDGER)
+    before.lanes = call('HLEN', K.LANES)
+    before.policies = call('HLEN', K.POLICIES)
+  end
+  if is_laned() then
+    lanes.look_at_keys()
   end
   if meta.batches then
     look_at_batch_keys()
   end
-  call('ZCARD', K.ANSWERS)
-end
-
--- Gives the leases of Active jobs their full term again. After an outage only those that it hurt, which can only grow.
--- This walks all Active jobs, which the workers' concurrency bounds.
-local function extend_leases(gap)
-  local members = call('ZRANGE', K.ACTIVE_SET, 0, -1)
-  local ids = {}
-  for i = 1, #members do
-    ids[i] = sub(members[i], 8)
-  end
-  local entries = get_many(K.RUN, ids)
-  local runs, scores, term_min = {}, {}, nil
-  for i = 1, #ids do
-    local e = entries[i]
-    -- One that can't be read is left for the sweep to find.
-    if e and is_entry(e) then
-      local term = number(sub(e, 67, 74))
-      if not term_min or term < term_min then
-        term_min = term
-      end
-      local until8 = after(now, sub(e, 67, 74))
-      if not gap or (gap * 2 > term and number(sub(e, 59, 66)) < number(until8)) then
-        runs[#runs + 1] = ids[i]
-        runs[#runs + 1] = sub(e, 1, 58) .. until8 .. sub(e, 67)
-        scores[#scores + 1] = number(until8)
-        scores[#scores + 1] = members[i]
-      end
-    end
-  end
-  meta.term_min = term_min or 0
-  many('HSET', K.RUN, runs, 2)
-  many('ZADD', K.ACTIVE_SET, scores, 2)
-  return #runs > 0
 end
 
 -- Begins a turn that may write: looks, and writes nothing. Answers an error to return, or nil.
@@ -177,14 +164,12 @@ end
 
 -- The first write of a turn, once it is clear that there will be one: storage time follows a clock that stepped back, and
 -- every lease gets its full term again.
-local on_step_back
 local function go_on()
   if meta.last and now < meta.last then
+    job.extend_leases(nil)
     -- Starts are remembered for a while where there are no lanes and rules any more.
-    local remembers = call('HLEN', K.USAGE) > 0
-    extend_leases(nil)
-    if on_step_back then
-      on_step_back(remembers)
+    if is_laned() or call('HLEN', K.USAGE) > 0 then
+      lanes.step_back()
     end
     meta.attended = now
     queue_event(E.STEPPED_BACK)
@@ -200,7 +185,7 @@ local function attend()
   end
   local gap = math.max(now - meta.attended, 0)
   meta.attended = now
-  if gap * 2 > meta.term_min and extend_leases(gap) then
+  if gap * 2 > meta.term_min and job.extend_leases(gap) then
     queue_event(E.EXTENDED)
   end
 end

@@ -4,8 +4,6 @@
 local WALK = { K.LINE, K.SOLO_LINE, K.SHELVES, K.DELAYED_SET, K.BLOCKED_SET, K.ACTIVE_SET, K.COMPLETED_SET,
   K.FAILED_SET, K.CANCELLED_SET }
 local EVERY_STATE = 127
--- Specs carry payloads, so no more than these are held at a time.
-local READ_MAX = 100
 
 -- A step from nine arguments: the states as bits (1: Waiting, 2: Delayed, 4: Blocked, ...); the kind, or ''; '=' and the
 -- lane, or ''; the tag, or ''; the age in microseconds, or ''; the place after which to go on as the number of its set in

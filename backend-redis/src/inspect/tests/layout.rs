@@ -29,7 +29,7 @@ fn page() -> String {
 
 /// What a script's header says of its work.
 fn work(script: &Script) -> String {
-    let header = script.body.rsplit("-- Work: ").next().expect("a header");
+    let header = script.source.rsplit("-- Work: ").next().expect("a header");
     let mut lines = header.lines();
     let first = lines.next().unwrap_or_default().to_owned();
     let more = lines.map_while(|line| line.strip_prefix("--   "));
