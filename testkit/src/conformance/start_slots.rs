@@ -17,6 +17,7 @@ topic! {
     a_raised_limit_applies_at_the_next_claim,
     a_lowered_limit_stops_nobody_and_starts_nobody,
     a_limit_taken_away_holds_nobody_back,
+    a_limit_that_comes_again_knows_who_ended_without_it,
     a_waiting_job_is_left_as_it_was,
     a_full_lanes_solo_job_waits_and_is_passed_over,
     a_claim_repeated_takes_no_second_slot,
@@ -180,6 +181,34 @@ async fn a_limit_taken_away_holds_nobody_back(t: &mut Scene) {
     assert_eq!(lanes_of(&t.claim(10).await), ["c/b"; 4], "the lane is full");
     clear_lane(t, "c/a").await;
     assert_eq!(lanes_of(&t.claim(10).await), ["c/a"; 3]);
+}
+
+/// Redis counts per lane as long as some limit asks for it, and went on with the old counts where one came again.
+async fn a_limit_that_comes_again_knows_who_ended_without_it(t: &mut Scene) {
+    for whose in ["class", "lane"] {
+        t.queue = queue_name(whose);
+        let limit = async |t: &mut Scene| match whose {
+            "class" => set_total(t, "c", at_once(2)).await,
+            _ => set_lane(t, "c/a", slots(2)).await,
+        };
+        limit(t).await;
+        put_in(t, "c/a", 2).await;
+        let claims = t.claim(10).await;
+        match whose {
+            "class" => t.configure(|config| config.lanes = LaneRules::default()).await,
+            _ => clear_lane(t, "c/a").await,
+        }
+        complete(t, &claims[..1]).await;
+        t.put_many(1).await;
+        let other = t.claim(10).await;
+        put_in(t, "c/a", 3).await;
+        limit(t).await;
+        assert_eq!(t.claim(10).await.len(), 1, "{whose}: one of two is still Active");
+        complete(t, &claims[1..]).await;
+        complete(t, &other).await;
+        assert_eq!(t.claim(10).await.len(), 1, "{whose}");
+        assert_eq!(t.claim(10).await, [], "{whose}");
+    }
 }
 
 async fn a_waiting_job_is_left_as_it_was(t: &mut Scene) {
