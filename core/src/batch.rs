@@ -71,6 +71,17 @@ pub(crate) enum Each {
     Of(Vec<JobResult>),
 }
 
+impl BatchOutcome {
+    /// What became of each of so many jobs; an error of the whole batch if that was said of more or of fewer.
+    pub(crate) fn of_each(self, jobs: usize) -> JobResult<Vec<JobResult>> {
+        match self.0 {
+            Each::Completed => Ok((0..jobs).map(|_| Ok(())).collect()),
+            Each::Of(each) if each.len() == jobs => Ok(each),
+            Each::Of(each) => Err(JobError::retry(format!("the handler gave {} results for {jobs} jobs", each.len()))),
+        }
+    }
+}
+
 impl fmt::Debug for Each {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

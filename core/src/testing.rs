@@ -1,5 +1,7 @@
 //! For tests of apps: call a handler without a queue, find what was enqueued, and run everything that is due.
 
+mod batch;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +13,12 @@ use crate::client::{Client, ClientError};
 use crate::clock::{Clock, SystemClock};
 use crate::codec;
 use crate::context::{Context, Run, StopReason};
-use crate::handler::{Ending, Handler, JobError, text_of};
+use crate::handler::{Ending, Handler, JobError, JobResult, text_of};
 use crate::job::{CodecTag, Job, JobId, JobOptions, JobRecord, JobSpec, Origin, Payload, Progress, QueueName};
 use crate::storage::{Claim, JobFilter, Lease};
 use crate::worker::{WorkerBuilder, WorkerError, WorkerReport};
+
+pub use batch::{PerformBatch, perform_batch};
 
 /// How a performed handler ended.
 #[derive(Debug)]
@@ -41,6 +45,19 @@ pub enum Performed<T> {
     },
 }
 
+impl<T> From<JobResult<T>> for Performed<T> {
+    fn from(result: JobResult<T>) -> Self {
+        match result {
+            Ok(output) => Performed::Completed(output),
+            Err(JobError { ending }) => match ending {
+                Ending::Retry { error, delay } => Performed::Retry { error: text_of(&error), delay },
+                Ending::Abort { error } => Performed::Aborted { error: text_of(&error) },
+                Ending::Snooze { delay } => Performed::Snoozed { delay },
+            },
+        }
+    }
+}
+
 /// What a performed handler did.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -58,6 +75,18 @@ pub struct Performance<T> {
 }
 
 impl<T> Performance<T> {
+    /// What a recorded run did that ended so.
+    fn of(run: &Run, ended: Performed<T>) -> Self {
+        let notes = run.recorded_notes();
+        Performance {
+            ended,
+            progress: notes.iter().filter_map(|note| note.progress.clone()).collect(),
+            log: notes.iter().flat_map(|note| note.log.iter().cloned()).collect(),
+            checkpoint: notes.iter().rev().find_map(|note| note.checkpoint.clone()),
+            follow_ups: run.follow_ups(),
+        }
+    }
+
     /// The output, of a handler that is meant to succeed.
     ///
     /// # Panics
@@ -170,46 +199,54 @@ impl<J: Job, S: Send + Sync + 'static> Perform<J, S> {
     /// # Errors
     /// [`ClientError`] if the job can't be written, or its names are none.
     pub async fn run<H: Handler<J, S>>(self, handler: H) -> Result<Performance<J::Output>, ClientError> {
-        let payload = codec::encode_job(&self.job, self.client.payload_bytes_max())?;
-        let mut spec = JobSpec::new(QueueName::new(J::QUEUE)?, crate::job::JobKind::new(J::NAME)?, payload);
-        spec.options = Arc::new(self.options);
-        spec.origin = self.origin;
-        let now = SystemClock.now();
         let claim = Claim {
-            lease: Lease { id: spec.id, epoch: now.as_micros() },
-            spec: Arc::new(spec),
-            attempts: self.attempt - 1,
             crashes: self.crashes,
-            run: self.attempt,
             coalesced: self.coalesced,
-            created_at: now,
-            started_at: now,
             checkpoint: self.checkpoint,
-            solo: false,
-            batch: None,
+            ..claim_of(&self.client, &self.job, self.options, self.origin, self.attempt)?
         };
-        let run = Run::recorded(claim, self.client);
-        if let Some(reason) = self.stopped {
-            run.stop(reason);
-        }
+        let run = started(claim, self.client, self.stopped);
         let context = Context::new(Arc::new(self.state), run.clone());
-        let ended = match handler.call(self.job, context).await {
-            Ok(output) => Performed::Completed(output),
-            Err(JobError { ending }) => match ending {
-                Ending::Retry { error, delay } => Performed::Retry { error: text_of(&error), delay },
-                Ending::Abort { error } => Performed::Aborted { error: text_of(&error) },
-                Ending::Snooze { delay } => Performed::Snoozed { delay },
-            },
-        };
-        let notes = run.recorded_notes();
-        Ok(Performance {
-            ended,
-            progress: notes.iter().filter_map(|note| note.progress.clone()).collect(),
-            log: notes.iter().flat_map(|note| note.log.iter().cloned()).collect(),
-            checkpoint: notes.iter().rev().find_map(|note| note.checkpoint.clone()),
-            follow_ups: run.follow_ups(),
-        })
+        let ended = handler.call(self.job, context).await.into();
+        Ok(Performance::of(&run, ended))
     }
+}
+
+/// The claim that a worker would get of a job in its n-th attempt.
+fn claim_of<J: Job>(
+    client: &Client,
+    job: &J,
+    options: JobOptions,
+    origin: Option<Arc<Origin>>,
+    attempt: u32,
+) -> Result<Claim, ClientError> {
+    let payload = codec::encode_job(job, client.payload_bytes_max())?;
+    let mut spec = JobSpec::new(QueueName::new(J::QUEUE)?, crate::job::JobKind::new(J::NAME)?, payload);
+    spec.options = Arc::new(options);
+    spec.origin = origin;
+    let now = SystemClock.now();
+    Ok(Claim {
+        lease: Lease { id: spec.id, epoch: now.as_micros() },
+        spec: Arc::new(spec),
+        attempts: attempt - 1,
+        crashes: 0,
+        run: attempt,
+        coalesced: 1,
+        created_at: now,
+        started_at: now,
+        checkpoint: None,
+        solo: false,
+        batch: None,
+    })
+}
+
+/// A run that is recorded, and told to stop if it is to find itself told so.
+fn started(claim: Claim, client: Client, stopped: Option<StopReason>) -> Arc<Run> {
+    let run = Run::recorded(claim, client);
+    if let Some(reason) = stopped {
+        run.stop(reason);
+    }
+    run
 }
 
 /// A job that was found by [`enqueued`].

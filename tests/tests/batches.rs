@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ferroq::prelude::*;
-use ferroq::{BatchGate, BatchJob, FailReason, JobId, JobState};
+use ferroq::testing::{self, Performed, perform_batch};
+use ferroq::{BatchGate, BatchJob, FailReason, JobId, JobState, StopReason};
 use ferroq_testkit::harness::Fixture;
 use ferroq_tests::fixtures;
 use ferroq_tests::wait::until;
@@ -378,4 +379,58 @@ async fn a_member_that_is_cancelled_during_the_run_leaves_the_others_results_as_
     for (id, state) in ids.iter().zip([JobState::Completed, JobState::Cancelled]) {
         assert_eq!(jobs.job(*id).await.unwrap().map(|record| record.state), Some(state));
     }
+}
+
+/// What is asked of a run by the numbers of its jobs.
+async fn play(batch: Vec<BatchJob<Item>>, cx: Context<Arc<Seen>>) -> JobResult<Vec<JobResult>> {
+    cx.state().runs.fetch_add(1, Ordering::SeqCst);
+    cx.log(format!("attempt {}, {:?}", cx.attempt(), cx.last_checkpoint::<u32>()?)).await?;
+    cx.checkpoint(&batch.len()).await?;
+    cx.enqueue(Item { org: 7, number: 7 }).await?;
+    assert!(batch.iter().all(|item| item.attempt() == cx.attempt()), "each is told what the batch is");
+    assert_eq!((batch[0].id(), cx.queue().as_str()), (cx.id(), "collector"), "the context is the first one's");
+    if let Some(reason) = cx.stop_reason() {
+        Err(format!("told to stop: {reason:?}"))?;
+    }
+    let each = |item: &BatchJob<Item>| match item.number {
+        0 => Ok(()),
+        1 => Err(JobError::retry_after(SECOND, "not yet")),
+        2 => Err(JobError::snooze(HOUR)),
+        _ => Err(JobError::abort("never")),
+    };
+    Ok(batch.iter().filter(|item| item.number < 9).map(each).collect())
+}
+
+#[tokio::test]
+async fn a_batch_handler_can_be_performed_without_a_queue() {
+    let jobs = client().await;
+    let seen = Arc::new(Seen::default());
+    let perform = |numbers: &[u32]| {
+        let items: Vec<Item> = numbers.iter().map(|number| Item { org: 1, number: *number }).collect();
+        perform_batch(&jobs, items).state(seen.clone())
+    };
+    let done = perform(&[0, 1, 2, 3]).run(play).await.unwrap();
+    assert_eq!(done.log, ["attempt 1, None"]);
+    assert_eq!(done.follow_ups_of::<Item>().unwrap()[0].number, 7);
+    assert_eq!(testing::read::<usize>(done.checkpoint.as_ref().unwrap()).unwrap(), 4);
+    let each = done.completed();
+    let [Performed::Completed(()), retry, Performed::Snoozed { delay: HOUR }, abort] = &each[..] else {
+        panic!("{each:?}")
+    };
+    assert!(matches!(retry, Performed::Retry { error, delay: Some(SECOND) } if error == "not yet"), "{retry:?}");
+    assert!(matches!(abort, Performed::Aborted { error } if error == "never"), "{abort:?}");
+
+    let again = perform(&[0]).attempt(3).checkpoint(&5).unwrap().run(play).await.unwrap();
+    assert_eq!(again.log, ["attempt 3, Some(5)"]);
+    let stopped = perform(&[0, 0]).stopped(StopReason::Shutdown).run(play).await.unwrap();
+    assert!(matches!(stopped.ended, Performed::Retry { error, .. } if error == "told to stop: Shutdown"));
+    let wrong = perform(&[0, 9]).run(play).await.unwrap();
+    assert!(matches!(wrong.ended, Performed::Retry { error, .. } if error == "the handler gave 1 results for 2 jobs"));
+    assert_eq!(seen.runs.load(Ordering::SeqCst), 4);
+    assert_eq!(perform(&[]).run(play).await.unwrap().completed().len(), 0);
+    assert_eq!(seen.runs.load(Ordering::SeqCst), 4, "there is no batch of nothing");
+
+    let all = perform(&[0, 1]).run(analyse).await.unwrap().completed();
+    assert!(matches!(all[..], [Performed::Completed(()), Performed::Completed(())]), "one answer for all of them");
+    assert!(jobs.queues().await.unwrap().is_empty(), "nothing was enqueued");
 }

@@ -10,10 +10,10 @@ use tokio::task::AbortHandle;
 use tracing::warn;
 
 use super::run::{EndGuard, Ended, ErasedHandler, Shared, panic_text, within};
-use crate::batch::{BatchHandler, BatchJob, BatchOutcome, Each};
+use crate::batch::{BatchHandler, BatchJob};
 use crate::codec::{self, CodecError};
 use crate::context::{Context, Run};
-use crate::handler::{JobError, JobResult};
+use crate::handler::JobResult;
 use crate::job::{ErrorKind, Job};
 use crate::policy::batch::GATHER_ITEMS_MAX;
 use crate::storage::{
@@ -72,8 +72,7 @@ impl From<StorageError> for Trouble {
 
 /// A job of the batch: in the handler's hands, or settled already because it can't be read.
 enum Fit {
-    /// The number of the job as the handler counts.
-    Handed(usize),
+    Handed,
     Unfit(Outcome),
 }
 
@@ -170,7 +169,7 @@ where
         fits.push(match codec::decode_job::<J>(&claim.spec.payload, bytes_max) {
             Ok(job) => {
                 batch.push(BatchJob::new(job, claim));
-                Fit::Handed(batch.len() - 1)
+                Fit::Handed
             }
             // A newer program can read it; the pauses grow with the number of runs, as for single jobs.
             Err(CodecError::TooNew { .. }) => Fit::Unfit(Outcome::Snooze { delay: shared.backoff(claim, claim.run) }),
@@ -178,22 +177,15 @@ where
         });
     }
     let handed = batch.len();
-    let BatchOutcome(each) = if batch.is_empty() {
-        BatchOutcome(Each::Completed)
+    let each = if batch.is_empty() {
+        Vec::new()
     } else {
-        handler.call(batch, Context::new(shared.state.clone(), run.clone())).await?
+        handler.call(batch, Context::new(shared.state.clone(), run.clone())).await?.of_each(handed)?
     };
-    let mut each: Vec<Option<JobResult>> = match each {
-        Each::Completed => (0..handed).map(|_| Some(Ok(()))).collect(),
-        Each::Of(each) if each.len() == handed => each.into_iter().map(Some).collect(),
-        Each::Of(each) => {
-            let said = format!("the handler gave {} results for {handed} jobs", each.len());
-            return Err(JobError::retry(said));
-        }
-    };
+    let mut each = each.into_iter();
     let outcome = |(fit, claim): (Fit, &&Claim)| match fit {
         Fit::Unfit(outcome) => outcome,
-        Fit::Handed(place) => match each.get_mut(place).and_then(Option::take) {
+        Fit::Handed => match each.next() {
             Some(Err(error)) => shared.outcome_of(run, claim, error),
             Some(Ok(())) | None => Outcome::Completed { result: None },
         },
