@@ -3,9 +3,11 @@
 //! child programs in `src/bin` need the same jobs as the tests.
 
 pub mod child;
+pub mod crowd;
 pub mod dedup;
 pub mod disk;
 pub mod fixtures;
+pub mod gates;
 pub mod jobs;
 pub mod limits;
 pub mod logs;

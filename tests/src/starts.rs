@@ -1,85 +1,27 @@
-//! Many processes that work on queues with limits, on a clock that only the test moves: a file, which every process reads.
-//! So storage time stands still until every process has found nothing more to do in it, however slow the machine is, and
-//! what was started when is told by the queues' event logs. The processes also write down what they were handed, which
-//! the logs must confirm.
+//! What a [crowd](crate::crowd) does on queues with limits, and what must be so about the starts in their logs.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferroq_core::clock::{Clock, Timestamp};
-use ferroq_core::event::{Event, EventCursor};
-use ferroq_core::job::{ErrorKind, JobId, JobSpec, LaneClass, LaneKey, QueueName, WorkerId};
+use ferroq_core::clock::Timestamp;
+use ferroq_core::event::Event;
+use ferroq_core::job::{ErrorKind, JobId, JobSpec, LaneClass, LaneKey, QueueName};
 use ferroq_core::policy::lanes::{ClassPolicy, LanePolicy, Say, StartLimits};
 use ferroq_core::policy::rate::Rate;
 use ferroq_core::policy::retention::KeepFor;
 use ferroq_core::storage::{
-    ClaimSpec, EnqueueRequest, ExchangeRequest, Lease, Outcome, QueueConfig, RunError, Settlement, Storage,
-    StorageError, SweepRequest,
+    EnqueueRequest, ExchangeRequest, Lease, Outcome, QueueConfig, RunError, Settlement, Storage, SweepRequest,
 };
-use ferroq_redis::{RedisOptions, RedisStorage};
-use ferroq_sqlite::{SqliteOptions, SqliteStorage};
-use ferroq_testkit::harness::{KIND, SpecExt, kind, queue_name, spec};
+use ferroq_testkit::harness::{SpecExt, queue_name, spec};
 use ferroq_testkit::invariants::limits::{check_concurrency, check_rate, check_used, most_active};
+use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use serde::{Deserialize, Serialize};
 
-use crate::dedup::Place;
-use crate::jobs::say;
+use crate::crowd::{Failure, Order, STEP, claim};
 
-/// By how much the test moves the clock at a time.
-pub const STEP: Duration = Duration::from_millis(20);
-/// The lease of every claim.
-pub const TERM: Duration = Duration::from_millis(200);
 /// The window of every rate.
 pub const WINDOW: Duration = Duration::from_secs(1);
-
-/// A clock in a file.
-#[derive(Clone, Debug)]
-pub struct FileClock {
-    path: PathBuf,
-}
-
-impl FileClock {
-    /// The clock in this file; [`set`](Self::set) makes it.
-    pub fn new(path: &Path) -> Self {
-        FileClock { path: path.to_owned() }
-    }
-
-    /// Sets the clock, for every process at once.
-    ///
-    /// # Panics
-    /// If the file can't be written.
-    pub fn set(&self, to: Timestamp) {
-        let new = self.path.with_extension("new");
-        std::fs::write(&new, to.as_micros().to_string()).expect("write the clock");
-        std::fs::rename(new, &self.path).expect("set the clock");
-    }
-}
-
-impl Clock for FileClock {
-    fn now(&self) -> Timestamp {
-        let text = std::fs::read_to_string(&self.path).expect("read the clock");
-        Timestamp::from_micros(text.parse().expect("a clock shows a number"))
-    }
-}
-
-/// What a process is to do.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Order {
-    /// Where.
-    pub place: Place,
-    /// The clock's file.
-    pub clock: PathBuf,
-    /// The file in which all processes write down what they were handed.
-    pub trace: PathBuf,
-    /// What it draws its calls from.
-    pub seed: u64,
-}
 
 /// One thing that a rate or a concurrency is for.
 #[derive(Clone, Debug)]
@@ -317,124 +259,65 @@ pub fn starts(log: &[Event]) -> Vec<Timestamp> {
     log.iter().filter(started).map(|event| event.at).collect()
 }
 
-/// All that happened in a queue.
-///
-/// # Panics
-/// If some of it is not known any more.
-pub async fn log(storage: &dyn Storage, queue: &QueueName) -> Vec<Event> {
-    let (mut events, mut after) = (Vec::new(), EventCursor::default());
-    loop {
-        let page = storage.events(queue, after, 1000).await.expect("events");
-        assert!(!page.missed, "the log keeps everything");
-        if page.events.is_empty() {
-            return events;
-        }
-        after = page.next;
-        events.extend(page.events);
-    }
-}
-
-/// What is asked for in every claim.
-pub fn claim(max_items: usize) -> ClaimSpec {
-    ClaimSpec {
-        kinds: Arc::new([kind(KIND)]),
-        max_items,
-        max_bytes: usize::MAX,
-        term: TERM,
-        worker: WorkerId::new("toiler").expect("a name"),
-        alone: true,
-    }
-}
-
 /// A run, and when the process settles it.
 struct Held {
     lease: Lease,
     until: Timestamp,
 }
 
-impl Order {
-    /// Opens the store, on the shared clock.
-    ///
-    /// # Panics
-    /// If it can't be opened.
-    pub async fn open(&self) -> Arc<dyn Storage> {
-        let clock = Arc::new(FileClock::new(&self.clock));
-        match &self.place {
-            Place::Sqlite(db) => {
-                Arc::new(SqliteStorage::open(SqliteOptions::new(db).clock(clock)).await.expect("the file opens"))
-            }
-            Place::Redis(url, namespace) => {
-                let options = RedisOptions::from_url(url).expect("a URL").namespace(namespace);
-                Arc::new(RedisStorage::open(options.clock(clock)).await.expect("the server answers"))
-            }
-        }
-    }
-
-    /// Works on every queue, and says so whenever there is nothing more to do at the time that the clock shows; for as long
-    /// as nobody kills it.
-    ///
-    /// # Errors
-    /// What a call answered that can't be tried again; the trace's.
-    pub async fn toil(&self, storage: &dyn Storage) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let clock = FileClock::new(&self.clock);
-        let mut random = StdRng::seed_from_u64(self.seed);
-        let mut queues: Vec<(Limited, Vec<Held>)> = Limited::all().into_iter().map(|one| (one, Vec::new())).collect();
-        loop {
-            let now = clock.now();
+/// Works on every queue, for as long as nobody kills this process.
+///
+/// # Errors
+/// What a call answered that can't be tried again; the trace's.
+pub async fn toil(order: &Order, storage: &dyn Storage, mut random: StdRng) -> Result<(), Failure> {
+    let mut queues: Vec<(Limited, Vec<Held>)> = Limited::all().into_iter().map(|one| (one, Vec::new())).collect();
+    order
+        .at_each_time(async |now| {
             for (limited, held) in &mut queues {
-                while self.turn(storage, limited, held, now, &mut random).await? {}
+                while turn(order, storage, limited, held, now, &mut random).await? {}
             }
-            say(&format!("idle {}", now.as_micros()));
-            while clock.now() == now {
-                tokio::time::sleep(Duration::from_micros(300)).await;
-            }
-        }
-    }
+            Ok(false)
+        })
+        .await
+}
 
-    /// Settles what is due, claims, sweeps; and answers whether there may be more to do.
-    async fn turn(
-        &self,
-        storage: &dyn Storage,
-        limited: &Limited,
-        held: &mut Vec<Held>,
-        now: Timestamp,
-        random: &mut StdRng,
-    ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
-        let queue = &limited.queue;
-        let settlements: Vec<_> =
-            held.extract_if(.., |one| one.until <= now).map(|one| settlement(one.lease, random)).collect();
-        let settles = !settlements.is_empty();
-        let claim = Some(claim(random.random_range(1..8)));
-        let request = ExchangeRequest { call: None, queue: queue.clone(), settlements, claim };
-        let answer = match storage.exchange(request).await {
-            // What is lost with the answer is taken from a process that was killed too.
-            Err(error) if error.is_retryable() => {
-                self.write("lost\n")?;
-                return Ok(true);
-            }
-            answer => answer?.claimed.unwrap_or_default(),
-        };
-        for claim in &answer.claims {
-            let (id, at) = (claim.lease.id, claim.started_at.as_micros());
-            self.write(&format!("{queue} {id} {at}\n"))?;
-            // Some runs go on until their lease is lost.
-            let forgets = limited.run_steps_max > 0 && random.random_bool(0.05);
-            let steps = if forgets { 30 } else { random.random_range(0..=limited.run_steps_max) };
-            held.push(Held { lease: claim.lease, until: now.after(STEP * steps) });
+/// Settles what is due, claims, sweeps; and answers whether there may be more to do.
+async fn turn(
+    order: &Order,
+    storage: &dyn Storage,
+    limited: &Limited,
+    held: &mut Vec<Held>,
+    now: Timestamp,
+    random: &mut StdRng,
+) -> Result<bool, Failure> {
+    let queue = &limited.queue;
+    let settlements: Vec<_> =
+        held.extract_if(.., |one| one.until <= now).map(|one| settlement(one.lease, random)).collect();
+    let settles = !settlements.is_empty();
+    let claim = Some(claim(random.random_range(1..8)));
+    let request = ExchangeRequest { call: None, queue: queue.clone(), settlements, claim };
+    let answer = match storage.exchange(request).await {
+        // What is lost with the answer is taken from a process that was killed too.
+        Err(error) if error.is_retryable() => {
+            order.write("lost")?;
+            return Ok(true);
         }
-        let swept = match storage.sweep(SweepRequest { queue: queue.clone(), max_items: 100 }).await {
-            Err(error) if error.is_retryable() => return Ok(true),
-            answer => answer?,
-        };
-        let is_due = held.iter().any(|one| one.until <= now) || answer.look_again == Some(Duration::ZERO);
-        Ok(settles || !answer.claims.is_empty() || answer.more || is_due || swept.stalled > 0 || swept.more)
+        answer => answer?.claimed.unwrap_or_default(),
+    };
+    for claim in &answer.claims {
+        let (id, at) = (claim.lease.id, claim.started_at.as_micros());
+        order.write(&format!("{queue} {id} {at}"))?;
+        // Some runs go on until their lease is lost.
+        let forgets = limited.run_steps_max > 0 && random.random_bool(0.05);
+        let steps = if forgets { 30 } else { random.random_range(0..=limited.run_steps_max) };
+        held.push(Held { lease: claim.lease, until: now.after(STEP * steps) });
     }
-
-    /// One line in one write, so that lines of several processes don't mix.
-    fn write(&self, line: &str) -> std::io::Result<()> {
-        let mut trace = OpenOptions::new().create(true).append(true).open(&self.trace)?;
-        trace.write_all(line.as_bytes())
-    }
+    let swept = match storage.sweep(SweepRequest { queue: queue.clone(), max_items: 100 }).await {
+        Err(error) if error.is_retryable() => return Ok(true),
+        answer => answer?,
+    };
+    let is_due = held.iter().any(|one| one.until <= now) || answer.look_again == Some(Duration::ZERO);
+    Ok(settles || !answer.claims.is_empty() || answer.more || is_due || swept.stalled > 0 || swept.more)
 }
 
 fn settlement(lease: Lease, random: &mut StdRng) -> Settlement {
@@ -448,24 +331,4 @@ fn settlement(lease: Lease, random: &mut StdRng) -> Settlement {
         _ => Outcome::Abort { error },
     };
     Settlement { lease, outcome, follow_ups: Vec::new() }
-}
-
-/// Completes all that can be claimed now, and answers whether anything is left alive and when to look again.
-///
-/// # Errors
-/// The storage's.
-pub async fn work_off(storage: &dyn Storage, queue: &QueueName) -> Result<bool, StorageError> {
-    let mut settlements = Vec::new();
-    loop {
-        let request = ExchangeRequest { call: None, queue: queue.clone(), settlements, claim: Some(claim(100)) };
-        let answer = storage.exchange(request).await?.claimed.unwrap_or_default();
-        let complete =
-            |lease| Settlement { lease, outcome: Outcome::Completed { result: None }, follow_ups: Vec::new() };
-        settlements = answer.claims.iter().map(|claim| complete(claim.lease)).collect();
-        if settlements.is_empty() && !answer.more {
-            break;
-        }
-    }
-    while storage.sweep(SweepRequest { queue: queue.clone(), max_items: 1000 }).await?.more {}
-    Ok(storage.counts(queue).await?.live() > 0)
 }
