@@ -8,6 +8,8 @@
 
 local FORMAT, FIXED, MOST = '>BI4I4I4I4I4I4I4I4', 33, 4294967295
 local BATCH = { OPEN = 0, FORMED = 1, FAILING = 2 }
+-- So many batches one sweep looks at to see whether they are whole.
+local MEND_MAX = 20
 local number_at = number
 
 local known = {}
@@ -20,8 +22,10 @@ local function read(number)
         unpack_bytes(FORMAT, bytes)
       if b.stands == BATCH.FAILING then
         b.error = { byte(bytes, FIXED + 1), sub(bytes, FIXED + 2) }
+        b = b.error[1] <= X.QUARANTINE and b
       else
         b.leader = sub(bytes, FIXED + 1)
+        b = #b.leader == 16 and b
       end
     end
     known[number] = b
@@ -72,7 +76,8 @@ end
 
 -- The batch that a job leads under a lease of this epoch.
 function batches.led(j, epoch)
-  return not j.unreadable and j.state == ACTIVE and j.epoch == epoch and j.batch and read(j.batch)
+  local b = not j.unreadable and j.state == ACTIVE and j.epoch == epoch and j.batch and read(j.batch)
+  return b and b.leader == j.id and b
 end
 
 function batches.is_formed(b)
@@ -143,6 +148,20 @@ function batches.leave(j, failure)
   end
 end
 
+-- Whether this is a member indeed. One that lost its entry is as it was enqueued.
+local function is_member(j)
+  return j and not j.unreadable and (j.state == BLOCKED or not j.noted)
+end
+
+-- Sees to a job that stood among the members and is none.
+local function misplaced(j)
+  if j and j.unreadable then
+    job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
+  elseif j then
+    job.stand(j)
+  end
+end
+
 -- Gives a batch that lost its leader another, or notes that it fails, and forgets one without members.
 function batches.pass_on(number)
   local b = read(number)
@@ -165,9 +184,9 @@ function batches.pass_on(number)
     local id = sub(first, 8)
     local j = job.load(id, first)
     call('ZREM', K.BLOCKED_SET, first)
-    if j and not j.unreadable and j.state == BLOCKED then
+    if is_member(j) then
       bear(j, b.before, true)
-      j.epoch = next_epoch(j.epoch, now)
+      j.epoch, j.batch = next_epoch(j.epoch, now), number
       b.leader, b.led_from = id, counters_of(j)
       write(number, b)
       j.due = now8
@@ -177,8 +196,52 @@ function batches.pass_on(number)
       placed_heirs[id] = true
       hint_work = true
       return
-    elseif j and j.unreadable then
-      job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
+    end
+    misplaced(j)
+  end
+end
+
+-- Whether a batch's leader is there, in a state from which it comes back to its members.
+local function is_led(number, id, entry)
+  if not entry or not is_entry(entry) or call('HEXISTS', K.SPEC, id) == 0 then
+    return false
+  end
+  local state, flags = byte(entry, 1), byte(entry, 36)
+  local at = head_len(flags) - 5
+  return (state == WAITING or state == DELAYED or state == ACTIVE) and has(flags, FLAG_BATCH) and #entry >= at + 5
+    and unpack_bytes('>I6', entry, at) == number
+end
+
+-- Looks at some batches with members, in turn, for those that nobody would ever come back to because something of them was
+-- destroyed: their entry, or their leader. The first member leads such a batch. What a leader had spent that is gone is not
+-- known any more.
+function batches.mend()
+  if call('ZCOUNT', K.BLOCKED_SET, 1, '+inf') == 0 then
+    return
+  end
+  local from = tonumber(call('HGET', K.META, 'mended') or '') or 0
+  local at, numbers = from, {}
+  while #numbers < MEND_MAX do
+    at = tonumber(call('ZRANGEBYSCORE', K.BLOCKED_SET, string.format('(%.0f', at), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])
+    if not at then
+      break
+    end
+    numbers[#numbers + 1] = at
+  end
+  -- Behind the last one it goes on with the first.
+  if at ~= from and (at or from > 0) then
+    call('HSET', K.META, 'mended', string.format('%.0f', at or 0))
+  end
+  for i = 1, #numbers do
+    local n = numbers[i]
+    local b = read(n)
+    if b and b.error then
+      call('ZADD', K.FAILING, n, n)
+    elseif not b or not is_led(n, b.leader, call('HGET', K.RUN, b.leader)) then
+      b = b or { size = 0, gathered = 0, before = { 0, 0, 0 } }
+      b.leader, b.stands = nil, BATCH.FORMED
+      known[n] = b
+      batches.pass_on(n)
     end
   end
 end
@@ -199,12 +262,12 @@ function batches.fail_members(max)
     for i = 1, #doomed do
       local j = job.load(sub(doomed[i], 8), doomed[i])
       call('ZREM', K.BLOCKED_SET, doomed[i])
-      if j and j.unreadable then
-        job.fail(j, F.QUARANTINED, X.QUARANTINE, UNREADABLE)
-      elseif j and j.state == BLOCKED then
+      if is_member(j) then
         bear(j, b.before, false)
         j.epoch = next_epoch(j.epoch, now)
         job.fail(j, F.WITH_BATCH, b.error[1], b.error[2])
+      else
+        misplaced(j)
       end
       if #heirs > 0 then
         job.place_heirs()

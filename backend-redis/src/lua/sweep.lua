@@ -4,8 +4,8 @@
 -- Answer: flags (1 byte, 2: the outbox is not empty), how many failed with their batch, stalled, were promoted and were pruned (4 bytes each), whether there
 --   is more (1 byte), and how many microseconds until something is due (8 bytes, all ones if nothing is pending); one text.
 -- Errors: FERROQ_SCHEMA.
--- Work: proportional to max_items, about 8 microseconds each, and twice that for each dead letter; and where a gap was longer than half the shortest lease, all
---   Active jobs, about 2 microseconds each.
+-- Work: proportional to max_items, about 8 microseconds each, and twice that for each dead letter; up to 20 batches with members,
+--   about 3 microseconds each; and where a gap was longer than half the shortest lease, all Active jobs, about 2 microseconds each.
 local refused = begin(ARGV[1])
 if refused then
   return refused
@@ -19,6 +19,9 @@ attend()
 local until_now = string.format('%.0f', now)
 local failed = meta.batches and batches.fail_members(room) or 0
 room = room - failed
+if meta.batches then
+  batches.mend()
+end
 local late = room > 0 and call('ZRANGEBYSCORE', K.ACTIVE_SET, '-inf', until_now, 'LIMIT', 0, room) or {}
 for i = 1, #late do
   local j = job.load(sub(late[i], 8), late[i])
