@@ -23,7 +23,7 @@ use crate::unit::{Ask, Unit};
 pub(crate) const LOAD: &str = "SELECT b.key,b.members,b.spent,j.place,j.epoch,j.attempts,j.crashes,j.runs FROM json_each(?) w \
     CROSS JOIN ferroq_batches b ON b.key=w.value LEFT JOIN ferroq_jobs j ON j.key=b.leader";
 /// What is to become of a batch, by key.
-pub(crate) const FATE: &str = "SELECT doom,spent FROM ferroq_batches WHERE key=?";
+pub(crate) const FATE: &str = "SELECT doom,spent,leader FROM ferroq_batches WHERE key=?";
 /// The first members of a batch, by `ferroq_jobs_by_place`.
 pub(crate) const FIRST_MEMBERS: &str = select_heads!(
     "(SELECT * FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? AND rank=? ORDER BY key LIMIT ?+0)"
@@ -33,6 +33,19 @@ pub(crate) const FAILING: &str = "SELECT key,doom,spent FROM ferroq_batches INDE
     AND ? AND doom IS NOT NULL ORDER BY key LIMIT 1";
 /// All batches of a queue that goes, by key.
 pub(crate) const DROP_ALL: &str = "DELETE FROM ferroq_batches WHERE key BETWEEN ? AND ?";
+/// The next batches with members, by `ferroq_jobs_by_place`, and whether nobody would ever come back to those: the row is gone,
+/// or the leader's is, does not name the batch, or is in none of the states Waiting, Delayed and Active of the queue.
+pub(crate) const MET: &str = "WITH RECURSIVE met(number) AS (SELECT min(rank) FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place \
+    WHERE place=? AND rank>? UNION ALL SELECT (SELECT min(rank) FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE \
+    place=? AND rank>number) FROM met WHERE number IS NOT NULL LIMIT ?+0) SELECT number,NOT EXISTS (SELECT 1 FROM \
+    ferroq_batches b LEFT JOIN ferroq_jobs j ON j.key=b.leader WHERE b.key=?+number AND (b.doom IS NOT NULL OR \
+    j.batch=number AND (j.place>>37)-(?<<3) IN (0,1,3))) FROM met WHERE number IS NOT NULL";
+/// How many batches one sweep looks at to see whether they are whole.
+const MEND_ITEMS: usize = 20;
+/// Makes a batch whole as far as its row goes, by key; `ferroq_jobs_by_place` counts its members.
+const MEND: &str = "INSERT INTO ferroq_batches (key,size,gathered,members,formed,spent) SELECT ?,0,0,count(*),1,? FROM \
+    ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? AND rank=? ON CONFLICT (key) DO UPDATE SET leader=NULL,formed=1,\
+    members=excluded.members";
 const DROP: &str = "DELETE FROM ferroq_batches WHERE key=?";
 const FORM: &str = "UPDATE ferroq_batches SET formed=1 WHERE key=?";
 const LEAD: &str = "UPDATE ferroq_batches SET leader=?,formed=1,spent=? WHERE key=?";
@@ -73,8 +86,26 @@ struct Leader {
 
 #[derive(Debug)]
 struct Bereft {
+    /// Who left it; `None` if that is not known.
+    leader: Option<i64>,
     fate: Fate,
     counters: Spent,
+}
+
+/// Some batches with members.
+#[derive(Debug)]
+pub(crate) struct Met {
+    /// Those that nobody would ever come back to.
+    stray: Vec<i64>,
+    /// Behind which one to go on; 0 if these were the last.
+    last: i64,
+}
+
+impl Met {
+    /// Whether these are all, and nothing is to be done about them.
+    pub(crate) fn is_all_well(&self, began_at: i64) -> bool {
+        self.stray.is_empty() && self.last == 0 && began_at == 0
+    }
 }
 
 impl Batches {
@@ -196,7 +227,7 @@ impl Unit<'_> {
                 batch.active = None;
             }
             let fate = fate(failure, &row.read_notes().unwrap_or_default().errors);
-            batches.bereft.insert(number, Bereft { fate, counters: row.counters() });
+            batches.bereft.insert(number, Bereft { leader: Some(row.key), fate, counters: row.counters() });
         } else if known.is_some_and(|batch| batch.active.is_some()) {
             // A member that is settled leaves a batch that has its leader.
             return;
@@ -226,6 +257,9 @@ impl Unit<'_> {
         let [found, first] = self.ask([(FATE, vec![batch_key.into()]), first]).await?;
         let Some(batch) = found.first() else { return Ok(None) };
         let is_failing = read_doom(batch, 0).is_some();
+        // A batch that was damaged may have another leader by now.
+        let led_by = batch.try_get_unchecked::<Option<i64>, _>(2).map_err(|_| unexpected("a batch"))?;
+        let bereft = bereft.filter(|bereft| bereft.leader.is_none() || bereft.leader == led_by);
         if bereft.is_none() && !is_failing {
             return Ok(None);
         }
@@ -235,7 +269,7 @@ impl Unit<'_> {
             self.queues[at].lanes.fails(-i64::from(is_failing));
             return Ok(None);
         };
-        let Some(Bereft { fate, counters }) = bereft.filter(|_| !is_failing) else { return Ok(None) };
+        let Some(Bereft { fate, counters, .. }) = bereft.filter(|_| !is_failing) else { return Ok(None) };
         let before = Spent::grown(counters, then, before);
         if let Fate::Fail(doom) = fate {
             let doom = serde_json::to_string(&doom).unwrap_or_default();
@@ -244,6 +278,7 @@ impl Unit<'_> {
             return Ok(None);
         }
         let (id, options) = (row.id, row.options());
+        row.batch = Some(number);
         self.queues[at].leave(&row);
         row.bear(before.borne(row.counters(), &options));
         row.epoch = next_epoch(row.epoch, now);
@@ -254,6 +289,53 @@ impl Unit<'_> {
         self.queues[at].event(EventKind::Promoted, id);
         self.save(at, row);
         Ok(Some(id))
+    }
+
+    /// Looks at some of the queue's batches with members, in turn.
+    pub(crate) async fn met_batches(&mut self, at: usize) -> Result<Option<Met>, StorageError> {
+        let queue = &self.queues[at];
+        if !queue.lanes.had_batches() || queue.count(JobState::Blocked) == 0 {
+            return Ok(None);
+        }
+        let members = queue.place(JobState::Blocked);
+        let values = vec![
+            members.into(),
+            queue.lanes.mended().into(),
+            members.into(),
+            i64::try_from(MEND_ITEMS).unwrap_or(i64::MAX).into(),
+            key(queue.number, 0).into(),
+            queue.number.into(),
+        ];
+        let [found] = self.ask([(MET, values)]).await?;
+        let int = |row: &SqliteRow, column: usize| row.try_get_unchecked::<i64, _>(column);
+        let mut met = Met { stray: Vec::new(), last: 0 };
+        for row in &found {
+            let read = int(row, 0).and_then(|number| Ok((number, int(row, 1)? != 0)));
+            let (number, is_stray) = read.map_err(|_| unexpected("a batch"))?;
+            met.stray.extend(is_stray.then_some(number));
+            met.last = if found.len() < MEND_ITEMS { 0 } else { number };
+        }
+        Ok(Some(met))
+    }
+
+    /// Sees to batches that nobody would ever come back to because something of them was destroyed: their row, or their
+    /// leader's. The first member leads such a batch; what a leader had spent that is gone is not known any more.
+    pub(crate) async fn mend_batches(&mut self, at: usize) -> Result<(), StorageError> {
+        let Some(met) = self.met_batches(at).await? else { return Ok(()) };
+        if self.queues[at].lanes.mended() != met.last {
+            self.queues[at].lanes.set_mended(met.last);
+            self.queues[at].dirty = true;
+        }
+        for number in met.stray {
+            let queue = &mut self.queues[at];
+            let members = queue.place(JobState::Blocked);
+            let past = write_past(&Past::default());
+            self.script.add(MEND, [key(queue.number, number).into(), past.into(), members.into(), number.into()]);
+            let bereft = Bereft { leader: None, fate: Fate::GoOn, counters: Spent::default() };
+            queue.batches.bereft.insert(number, bereft);
+            queue.batches.orphans.push(number);
+        }
+        self.place_heirs().await.map(drop)
     }
 
     /// Asks for the first members of a batch.

@@ -42,6 +42,7 @@ async fn every_hot_statement_searches_and_sorts_nothing() {
         (crate::batches::FATE, "INTEGER PRIMARY KEY (rowid=?)"),
         (crate::batches::FIRST_MEMBERS, "ferroq_jobs_by_place"),
         (crate::batches::FAILING, "ferroq_batches_failing"),
+        (crate::batches::MET, "ferroq_jobs_by_place"),
         (crate::batches::LEFT, "INTEGER PRIMARY KEY (rowid=?)"),
         (crate::batches::DROP_ALL, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
         (crate::aside::OLD, "ferroq_lanes_by_turn"),

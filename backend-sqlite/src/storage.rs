@@ -144,7 +144,11 @@ impl SqliteStorage {
             if queue.count(JobState::Active) > 0 || queue.is_stale() {
                 return Ok(None);
             }
-            let asks = Pending::asks(queue);
+            let began_at = queue.lanes.mended();
+            if unit.met_batches(at).await?.is_some_and(|met| !met.is_all_well(began_at)) {
+                return Ok(None);
+            }
+            let asks = Pending::asks(&unit.queues[at]);
             let answers = unit.ask(asks).await?;
             let pending = Pending::read(&unit.queues[at], &answers);
             Ok(pending.is_nothing(now).then(|| pending.answer(now)))

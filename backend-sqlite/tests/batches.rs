@@ -105,6 +105,11 @@ impl Store {
         }
     }
 
+    async fn sweep(&self) {
+        let request = SweepRequest { queue: queue(), max_items: 100 };
+        self.storage.sweep(request).await.expect("a sweep");
+    }
+
     async fn records(&self) -> Vec<JobRecord> {
         let request = ListRequest { queue: queue(), filter: Default::default(), after: None, max_items: 10_000 };
         self.storage.list(request).await.expect("a list").jobs
@@ -250,4 +255,108 @@ async fn a_batch_leaves_with_its_queue() {
     store.leader().await;
     while store.storage.obliterate(&queue(), true, 2).await.expect("a step") != ObliterateAnswer::Done {}
     assert_eq!(store.sql("SELECT count(*) FROM ferroq_batches").await, 0);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_batch_of_which_a_row_is_gone_or_damaged() {
+    const LEADER: &str = "(key & 1099511627775)=1";
+    let damages = [
+        format!("DELETE FROM ferroq_jobs WHERE {LEADER}"),
+        format!("UPDATE ferroq_jobs SET batch=NULL WHERE {LEADER}"),
+        format!("UPDATE ferroq_jobs SET place=place | (7 << 37) WHERE {LEADER}"),
+        format!("UPDATE ferroq_jobs SET notes=x'00' WHERE {LEADER}"),
+        "DELETE FROM ferroq_batches".to_owned(),
+        "UPDATE ferroq_batches SET leader=NULL".to_owned(),
+        "UPDATE ferroq_batches SET leader=leader+1".to_owned(),
+        "UPDATE ferroq_batches SET leader=leader+1,members=0,spent='none'".to_owned(),
+    ];
+    let delayed = Outcome::Retry { error: RunError::new(ErrorKind::Error, "boom"), delay: Duration::from_secs(1) };
+    for damage in &damages {
+        for outcome in [None, Some(&Outcome::Release), Some(&delayed)] {
+            let what = format!("{damage}, {outcome:?}");
+            let mut store = Store::gated(4).await;
+            let ids = store.put(4).await;
+            let leader = store.leader().await;
+            if let Some(outcome) = outcome {
+                store.settle(&[leader], outcome).await;
+            }
+            // What this process remembers of Active jobs is not read again.
+            store.storage.close().await;
+            store.sql(damage).await;
+            store.storage = open(&store.directory, &store.clock).await;
+            let mut rounds = 0;
+            loop {
+                store.sweep().await;
+                let claims = store.claim().await.claims;
+                for claim in &claims {
+                    let mut held = Vec::new();
+                    if claim.batch.is_some() {
+                        held = leases(&store.members(claim.lease).await);
+                    }
+                    held.push(claim.lease);
+                    store.settle(&held, &completed()).await;
+                }
+                let lives = |record: &JobRecord| !record.state.is_terminal() && record.id() != ids[0];
+                if !store.records().await.iter().any(lives) {
+                    break;
+                }
+                // Often enough for leases to end, and far enough for the gate to open.
+                if claims.is_empty() {
+                    store.clock.advance(if rounds % 8 == 7 { LONG } else { Duration::from_secs(10) });
+                }
+                rounds += 1;
+                assert!(rounds < 50, "{what}: somebody waits for ever: {:#?}", store.records().await);
+            }
+            let is_done = |record: &JobRecord| record.state == JobState::Completed;
+            let done = store.records().await.into_iter().filter(|record| record.id() != ids[0]).filter(is_done).count();
+            assert_eq!(done, 3, "{what}");
+            store.sweep().await;
+            assert_eq!(store.sql("SELECT count(*) FROM ferroq_batches").await, 0, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn members_of_a_damaged_batch_run_together_and_its_old_leader_takes_them_from_nobody() {
+    let mut store = Store::gated(4).await;
+    let ids = store.put(4).await;
+    let old = store.leader().await;
+    store.storage.close().await;
+    store.sql("DELETE FROM ferroq_batches").await;
+    store.storage = open(&store.directory, &store.clock).await;
+    store.sweep().await;
+    let next = store.leader().await;
+    assert_eq!(next.id, ids[1]);
+    let members = store.members(next).await;
+    assert!(members.iter().map(|member| member.lease.id).eq(ids[2..].iter().copied()));
+    let stale: Vec<Lease> = ids[1..].iter().map(|id| Lease { id: *id, epoch: old.epoch }).collect();
+    assert_eq!(store.settle(&stale, &completed()).await, [const { SettleAnswer::LeaseLost }; 3]);
+    assert!(matches!(store.settle(&[old], &completed()).await[..], [SettleAnswer::Settled { .. }]));
+    let mut held = leases(&members);
+    held.push(next);
+    let settled = store.settle(&held, &completed()).await;
+    assert!(settled.iter().all(|answer| matches!(answer, SettleAnswer::Settled { .. })), "{settled:?}");
+    assert_eq!(store.sql("SELECT count(*) FROM ferroq_batches").await, 0);
+}
+
+#[tokio::test]
+async fn sweeps_look_at_all_batches_in_turn() {
+    let mut store = Store::gated(2).await;
+    store.put(2 * 60).await;
+    for _ in 0..6 {
+        let leaders: Vec<Lease> = store.claim().await.claims.iter().map(|claim| claim.lease).collect();
+        assert_eq!(leaders.len(), 10);
+        store.settle(&leaders, &Outcome::Snooze { delay: LONG }).await;
+    }
+    for number in [60, 30, 1] {
+        store.storage.close().await;
+        store.sql(&format!("DELETE FROM ferroq_batches WHERE (key & 1099511627775)={number}")).await;
+        store.storage = open(&store.directory, &store.clock).await;
+        for _ in 0..4 {
+            store.sweep().await;
+        }
+        let next = store.leader().await;
+        store.settle(&[next], &completed()).await;
+        assert!(store.claim().await.claims.is_empty(), "batch {number} was the only one");
+    }
 }

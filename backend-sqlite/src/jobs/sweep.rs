@@ -82,6 +82,7 @@ impl Unit<'_> {
         self.attend(at).await?;
         let now = self.queues[at].now;
         let failed = self.fail_members(at, max_items).await?;
+        self.mend_batches(at).await?;
         let mut left = max_items - failed;
         let stalled = self.take_leases(at, left).await?;
         left -= stalled;

@@ -61,6 +61,22 @@ impl Lanes {
         self.batches
     }
 
+    /// Whether batches were ever opened.
+    pub(crate) fn had_batches(&self) -> bool {
+        self.batches > 0
+    }
+
+    /// The last batch that a sweep looked at; 0 if the next one is to begin with the first.
+    pub(crate) fn mended(&self) -> i64 {
+        self.mended
+    }
+
+    /// A sweep looked at batches up to this one.
+    pub(crate) fn set_mended(&mut self, number: i64) {
+        self.changed |= self.mended != number;
+        self.mended = number;
+    }
+
     /// How many batches are failing.
     pub(crate) fn failing(&self) -> i64 {
         self.failing

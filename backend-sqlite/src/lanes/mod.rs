@@ -167,11 +167,13 @@ pub(crate) struct Lanes {
     pub(crate) has_starts: bool,
     /// Whether the Active jobs are counted by their lanes, because a limit asks for it. Otherwise rows say nothing of them.
     counting: bool,
-    /// How many batches were opened, and how many are failing.
+    /// How many batches were opened, how many are failing, and which a sweep looked at last.
     #[serde(skip_serializing_if = "gate::is_zero")]
     batches: i64,
     #[serde(skip_serializing_if = "gate::is_zero")]
     failing: i64,
+    #[serde(skip_serializing_if = "gate::is_zero")]
+    mended: i64,
     own: Lane,
     starts: Option<Starts>,
     starts_of_class: BTreeMap<LaneClass, Starts>,
