@@ -1,6 +1,6 @@
 -- Numbers as bytes, and commands with many arguments. An instant or a span is eight bytes, big-endian, signed, in
 -- microseconds, so that no 64-bit number is squeezed through a double; eight zero bytes stand for none.
-local sub, byte, char, concat = string.sub, string.byte, string.char, table.concat
+local sub, byte, char, find, concat = string.sub, string.byte, string.char, string.find, table.concat
 local pack, unpack_bytes = struct.pack, struct.unpack
 local call = redis.call
 
@@ -109,8 +109,8 @@ local function is_readable(blob, entry, member)
   if not (blob and #blob >= HEAD_MIN and byte(blob, 26) > 0 and #blob >= 33 + byte(blob, 26)) then
     return false
   end
-  local seq = sub(member, 1, 7)
-  return sub(blob, 1, 7) == seq
+  local seq = sub(blob, 1, 7)
+  return find(member, seq, 1, true) == 1
     and (not entry or is_entry(entry) and sub(entry, 10, 16) == seq and byte(entry, 34) == byte(blob, 25))
 end
 

@@ -70,8 +70,8 @@ local function settle(settlement, id, entry)
     end
   end
   -- Completed without a result; no key, no rule of its own for its record; no mark, no notes.
-  if #settlement == 25 and byte(settlement, 25) == O.COMPLETED and byte(entry, 34) % 4 == 0
-    and sub(entry, 35, 37) == '\0\0\0' then
+  local traits, slot, flags, mask = byte(entry, 34, 37)
+  if #settlement == 25 and byte(settlement, 25) == O.COMPLETED and traits % 4 == 0 and slot == LANE and flags == 0 and mask == 0 then
     if is_done_kept == nil then
       done_rule()
     end
