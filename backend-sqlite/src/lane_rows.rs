@@ -259,7 +259,7 @@ impl Unit<'_> {
         }
         let now = self.queues[at].now;
         self.queues[at].lanes.anchor_queue(before, now);
-        // What counts no longer needs to follow nothing. Those that follow count for less long than they did, so none is met
+        // What counts no longer needs to follow nothing. Those that follow count for no longer than they did, so none is met
         // twice.
         let (mut until, mut after) = (now.as_micros(), i64::MAX);
         while self.queues[at].lanes.has_starts {

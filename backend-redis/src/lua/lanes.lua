@@ -13,6 +13,8 @@
 local STANDS = { RING = 0, HELD = 1, PARKED = 2, CLOSED = 3 }
 local CREDIT_FULL = 4294967295
 local LANES_SET_ASIDE_MAX, LANES_BACK_MAX = 100, 1000
+-- No window of a calendar is longer than two days.
+local CALENDAR_WINDOW_MAX = 172800000000
 
 local known, count, usage = {}, before.lanes, {}
 local never = math.huge
@@ -765,7 +767,7 @@ local function anchored(till, groups)
     groups[#groups], groups[#groups - 1] = nil, nil
   end
   groups[#groups + 1], groups[#groups + 2] = now, later
-  return now + till - last
+  return math.min(till, now + math.max(till - last, CALENDAR_WINDOW_MAX))
 end
 
 local function save_starts(field, till, groups)

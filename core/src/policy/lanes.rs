@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::batch::BatchGate;
-use super::rate::{Rate, RateState, StateError};
+use super::rate::{CALENDAR_WINDOW_MAX, Rate, RateState, StateError};
 use crate::clock::Timestamp;
 use crate::job::{LaneClass, LaneKey};
 
@@ -112,13 +112,15 @@ impl Starts {
     }
 
     /// The clock stepped back from `before` to `now`: starts that were later than that count as of now. What was forgotten
-    /// before stays so.
+    /// before stays so. The rest is remembered for as long as a window lasts that may hold the present, so that a day of which
+    /// all was used up does not begin anew; but not until a time to which only a wrong clock came.
     pub fn anchor(&mut self, before: Timestamp, now: Timestamp) {
         if self.is_over(before) {
             *self = Starts::default();
         }
         if let Some(last) = self.state.last().filter(|last| *last > now) {
-            self.until = now.after(self.until.since(last));
+            let counted = self.until.since(last).max(CALENDAR_WINDOW_MAX);
+            self.until = self.until.min(now.after(counted));
             self.state.anchor(now);
         }
     }

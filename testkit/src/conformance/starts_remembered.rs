@@ -12,6 +12,8 @@ topic! {
     a_small_lag_of_the_clock_gives_no_start_back,
     a_step_back_counts_what_came_later_as_of_now,
     a_step_back_counts_them_where_no_rule_is_left_too,
+    a_step_back_within_a_day_starts_nothing_that_the_day_has_had,
+    what_a_step_back_left_is_forgotten_two_days_later,
     a_sweep_forgets_nothing_that_counts,
     an_obliterated_queue_forgets_its_starts,
 }
@@ -153,4 +155,46 @@ async fn a_step_back_counts_them_where_no_rule_is_left_too(t: &mut Scene) {
     t.advance(SECOND);
     set_limits(t, per(&rate)).await;
     assert_eq!(t.claim_as(t.asking(1)).await.look_again, Some(MINUTE - SECOND));
+}
+
+/// The day's starts were counted as of the present, but forgotten as long after that as they would have been without the step,
+/// a minute: so the day had five.
+async fn a_step_back_within_a_day_starts_nothing_that_the_day_has_had(t: &mut Scene) {
+    let daily = Rate::per_day(3).in_zone("UTC").expect("a zone");
+    for whose in ["queue", "class", "lane"] {
+        t.queue = queue_name(whose);
+        set_clock(t, "2026-06-10T23:59:00Z");
+        match whose {
+            "queue" => set_limits(t, per(&daily)).await,
+            "class" => set_total(t, "c", per(&daily)).await,
+            _ => set_lane(t, "c/a", starts(&daily)).await,
+        }
+        put_in(t, "c/a", 5).await;
+        assert_eq!(start_all(t).await, (3, Some(MINUTE)), "{whose}");
+        set_clock(t, "2026-06-10T21:59:00Z");
+        put_in(t, "c/a", 1).await;
+        t.advance(MINUTE);
+        assert_eq!(start_all(t).await, (0, Some(2 * HOUR)), "{whose}");
+        t.advance(2 * HOUR - MICRO);
+        t.sweep(100).await;
+        assert_eq!(start_all(t).await, (0, Some(MICRO)), "{whose}");
+        t.advance(MICRO);
+        assert_eq!(start_all(t).await.0, 3, "{whose}");
+    }
+}
+
+async fn what_a_step_back_left_is_forgotten_two_days_later(t: &mut Scene) {
+    for rate in [Rate::per_minute(1), Rate::per_day(1).in_zone("UTC").expect("a zone")] {
+        t.queue = queue_name(&rate.to_string());
+        set_limits(t, per(&rate)).await;
+        t.put_many(2).await;
+        t.advance(TEN_YEARS);
+        assert_eq!(start_all(t).await.0, 1, "{rate}");
+        t.fixture.clock.step_back(TEN_YEARS);
+        set_limits(t, per(&Rate::sliding(1, TEN_YEARS))).await;
+        t.advance(2 * DAY - MICRO);
+        assert_eq!(start_all(t).await.0, 0, "{rate}: a longer rate counts what is remembered");
+        t.advance(MICRO);
+        assert_eq!(start_all(t).await.0, 1, "{rate}: and that is not until a time that only a wrong clock showed");
+    }
 }

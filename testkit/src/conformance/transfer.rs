@@ -24,6 +24,7 @@ topic! {
     active_jobs_count_for_the_limits_of_their_lanes,
     starts_before_the_move_count_after_it,
     starts_from_a_later_clock_count_as_of_now,
+    starts_from_later_in_the_day_count_until_it_ends,
     restored_settings_let_set_aside_lanes_take_their_turns,
     every_lane_is_served_after_the_move,
     a_policy_that_lets_nothing_start_refuses_the_page,
@@ -293,6 +294,23 @@ async fn starts_from_a_later_clock_count_as_of_now(t: &mut Scene) {
     assert_eq!(to.claim_as(to.asking(1)).await.look_again, Some(MINUTE));
     to.advance(MINUTE);
     assert_eq!(to.claim(1).await.len(), 1);
+}
+
+async fn starts_from_later_in_the_day_count_until_it_ends(t: &mut Scene) {
+    let daily = Rate::per_day(2).in_zone("UTC").expect("a zone");
+    set_clock(t, "2026-06-10T23:59:00Z");
+    t.configure(|config| config.limits.rate = Some(daily)).await;
+    t.put_many(4).await;
+    assert_eq!(t.claim(10).await.len(), 2);
+    let page = t.storage().dump(&t.queue, None, 1000).await.expect("dump");
+    let to = t.another_store().await;
+    set_clock(&to, "2026-06-10T21:59:00Z");
+    restore(&to, page).await;
+    to.advance(MINUTE);
+    let answer = to.claim_as(to.asking(10)).await;
+    assert_eq!((answer.claims.len(), answer.look_again), (0, Some(2 * HOUR)));
+    to.advance(2 * HOUR);
+    assert_eq!(to.claim(10).await.len(), 2);
 }
 
 async fn restored_settings_let_set_aside_lanes_take_their_turns(t: &mut Scene) {

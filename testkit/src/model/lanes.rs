@@ -1,6 +1,8 @@
 //! Who is served next, on the model: lanes in their turn, and the limits that hold them back. Nothing is kept that can be
 //! counted anew: the model knows every start that ever was and counts those that still matter.
 
+use std::time::Duration;
+
 use ferroq_core::Timestamp;
 use ferroq_core::job::{JobId, JobRecord, JobState, LaneClass, LaneKey, Slot};
 use ferroq_core::policy::lanes::{LanePolicy, Limited, Say, StartLimits};
@@ -13,6 +15,9 @@ use super::snapshot::Remembered;
 /// How many lanes one claim sets aside beyond the jobs that it looks at, and brings back of each sort.
 const SET_ASIDE: usize = 100;
 const BACK: usize = 1000;
+
+/// How long a window of a calendar may be.
+const WINDOW_MAX: Duration = Duration::from_secs(48 * 3600);
 
 /// Whether a claim goes on after it looked at a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -400,7 +405,7 @@ impl QueueModel {
         for (whose, until) in &mut self.lanes.until {
             let own = self.lanes.starts.iter().filter(|(of, _)| of == whose);
             if let Some(last) = own.map(|(_, at)| *at).max().filter(|last| *last > now) {
-                *until = now.after(until.since(last));
+                *until = now.after(until.since(last).max(WINDOW_MAX)).min(*until);
             }
         }
         self.lanes.starts.iter_mut().for_each(|(_, at)| *at = (*at).min(now));

@@ -22,6 +22,9 @@ use crate::clock::Timestamp;
 /// The shortest sliding window.
 pub const SLIDING_MIN: Duration = Duration::from_millis(1);
 
+/// No window of a calendar is longer: a day that a zone had twice, because it moved over the date line.
+pub const CALENDAR_WINDOW_MAX: Duration = Duration::from_secs(48 * 3600);
+
 /// How many may start in which span of time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Stored", into = "Stored")]

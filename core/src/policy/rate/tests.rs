@@ -194,6 +194,19 @@ fn windows_of_the_calendar_follow_one_another_without_gaps() {
 }
 
 #[test]
+fn no_window_of_the_calendar_is_longer_than_two_days() {
+    for (name, date) in [("America/Sitka", "1867-10-18"), ("Pacific/Kwajalein", "1969-09-30")] {
+        let window = zone(name).window(CalendarUnit::Day, utc("1970-01-01T00:00:00Z"));
+        assert_eq!(window.end.since(window.start), Duration::from_secs(24 * 3600));
+        let noon = date.parse::<jiff::civil::Date>().expect(date).at(12, 0, 0, 0).to_zoned(jiff::tz::TimeZone::UTC);
+        let noon = Timestamp::from_micros(noon.expect(date).timestamp().as_microsecond());
+        let window = zone(name).window(CalendarUnit::Day, noon);
+        let length = window.end.since(window.start);
+        assert!(length > Duration::from_secs(40 * 3600) && length <= CALENDAR_WINDOW_MAX, "{length:?} in {name}");
+    }
+}
+
+#[test]
 fn a_time_that_no_calendar_knows_has_a_window_all_the_same() {
     let zone = zone("Europe/Berlin");
     for at in [Timestamp::from_micros(i64::MIN), Timestamp::MAX.before(Duration::from_micros(1))] {
