@@ -112,7 +112,6 @@ impl Turn<'_> {
                 match self.look_at(key, spec, kinds, answer.claims.is_empty(), bytes) {
                     Look::Claimed(mut claim) => {
                         if let Some(gate) = terms.batch.filter(|_| claim.batch.is_none()) {
-                            self.queue.roster.lanes.opened(number);
                             gathered += self.open_batch(&mut claim, &gate, GATHER_ITEMS_MAX - gathered);
                         }
                         bytes += claim.spec.payload.len();

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use ferroq_core::clock::{self, Timestamp};
 use ferroq_core::job::{JobId, JobRecord, JobState, LaneKey, QueueName, Slot};
+use ferroq_core::policy::batch::SetBack;
 use ferroq_core::policy::explain::{
     ActiveJobs, AtGate, COUNTED_MAX, Explanation, Facts, RememberedStarts, WaitingJobs, explain,
 };
@@ -68,10 +69,12 @@ impl Inspect for MemoryStorage {
 }
 
 impl QueueState {
-    fn at_gate(&self, lane: &LaneKey) -> AtGate {
-        let Some((waiting, since, head)) = self.roster.lanes.at_gate(lane) else { return AtGate::default() };
-        let head = self.roster.get(head);
-        AtGate { leader: None, waiting: waiting as u64, since, head: Some((head.due_at, head.batch.is_some())) }
+    fn at_gate(&self, lane: &LaneKey, clock: Timestamp) -> AtGate {
+        let lanes = &self.roster.lanes;
+        let Some(line) = lanes.line(lane) else { return AtGate::default() };
+        let set_back = SetBack::read(lanes.set_back, self.seq_last, self.last, clock);
+        let is_led = line.first_key_value().is_some_and(|(_, head)| self.roster.get(*head).batch.is_some());
+        AtGate { leader: None, waiting: line.len() as u64, since: self.roster.first_due(line, set_back), is_led }
     }
 
     /// What is known of a job and of all that may hold it back.
@@ -84,6 +87,7 @@ impl QueueState {
         let (queue, class, starts_of_lane) = roster.usage.starts(lane);
         let most = COUNTED_MAX as usize;
         let in_lane = record.state == JobState::Waiting && record.slot == Slot::Lane;
+        let at_gate = if in_lane { self.at_gate(lane, clock) } else { AtGate::default() };
         Some(Facts {
             last: self.last,
             clock,
@@ -99,7 +103,7 @@ impl QueueState {
             },
             ahead: roster.ahead(&record, most) as u64,
             lanes_before: if in_lane { roster.lanes.before(lane, most) as u64 } else { 0 },
-            at_gate: AtGate { leader: record.batch.and_then(|batch| self.batches.leader(batch)), ..self.at_gate(lane) },
+            at_gate: AtGate { leader: record.batch.and_then(|batch| self.batches.leader(batch)), ..at_gate },
             record,
         })
     }

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use ferroq_core::clock::Timestamp;
-use ferroq_core::job::{JobRecord, LaneClass, LaneKey};
-use ferroq_core::policy::batch::BatchGate;
+use ferroq_core::job::{LaneClass, LaneKey};
+use ferroq_core::policy::batch::{BatchGate, SetBack};
 
 use crate::roster::{Key, Line};
 
@@ -35,10 +35,9 @@ struct Lane {
     /// How many jobs are left of its turn; `None` while the turn has not begun.
     credit: Option<u32>,
     standing: Standing,
-    /// Since when the first of the jobs waits that the next batch is to hold, once somebody asked.
-    since: Option<Timestamp>,
-    /// How many jobs open its gate, while it is held for them; 0 while it isn't.
+    /// While its gate holds it: how many jobs open that, else 0; and when the first of its line came due.
     wants: u32,
+    since: Timestamp,
 }
 
 /// The lanes of a queue that have jobs in line.
@@ -56,6 +55,8 @@ pub(crate) struct Lanes {
     aside: BTreeMap<i64, LaneNumber>,
     /// Set-aside lanes of this turn and earlier ones come back, because rules changed.
     reopen_to: i64,
+    /// What gates know of a clock that stepped back.
+    pub(crate) set_back: Option<SetBack>,
 }
 
 impl Lanes {
@@ -87,46 +88,26 @@ impl Lanes {
             self.lanes.values_mut().for_each(|lane| lane.credit = None);
         }
         let line = Line::from([(at, job)]);
-        let lane =
-            Lane { key: key.clone(), line, turn: 0, credit: None, standing: Standing::Closed, since: None, wants: 0 };
+        let (standing, since) = (Standing::Closed, Timestamp::default());
+        let lane = Lane { key: key.clone(), line, turn: 0, credit: None, standing, wants: 0, since };
         self.lanes.insert(number, lane);
         self.rejoin(number);
     }
 
-    /// A job came to a lane's line: if that waits for so many, or the job has a batch already, the lane takes its turn.
-    pub(crate) fn arrived(&mut self, number: LaneNumber, in_batch: bool) {
-        let Some(lane) = self.lanes.get(&number) else { return };
-        if lane.wants > 0 && (in_batch || lane.line.len() as u64 >= u64::from(lane.wants)) {
+    /// A job that came due then came to a lane's line. If its gate holds that, and the job fills it, needs none because it has
+    /// a batch, or waits for longer than the others, the lane takes its turn.
+    pub(crate) fn arrived(&mut self, number: LaneNumber, in_batch: bool, due: Timestamp) {
+        let Some(lane) = self.lanes.get(&number).filter(|lane| lane.wants > 0) else { return };
+        if in_batch || due < lane.since || lane.line.len() as u64 >= u64::from(lane.wants) {
             self.rejoin(number);
         }
     }
 
-    /// Whether a gate lets the jobs of a lane start. If it doesn't, the lane is held.
-    pub(crate) fn is_open(&mut self, number: LaneNumber, gate: &BatchGate, head: &JobRecord, now: Timestamp) -> bool {
-        let Some(lane) = self.lanes.get_mut(&number).filter(|_| head.batch.is_none()) else { return true };
-        let since = lane.since.unwrap_or(head.due_at).min(now);
-        lane.since = Some(since);
-        if gate.is_open(lane.line.len() as u64, since, now) {
-            return true;
-        }
+    /// Its gate holds a lane in whose line the first job came due then.
+    pub(crate) fn hold(&mut self, number: LaneNumber, gate: &BatchGate, since: Timestamp) {
         self.set_aside(number, Standing::Held(gate.opens_at(since)));
         if let Some(lane) = self.lanes.get_mut(&number) {
-            lane.wants = gate.size;
-        }
-        false
-    }
-
-    /// What the gate of a lane goes by: how many jobs are in its line, since when it asks, and which comes first.
-    pub(crate) fn at_gate(&self, key: &LaneKey) -> Option<(usize, Option<Timestamp>, Key)> {
-        let (number, _) = self.find(key)?;
-        let lane = self.lanes.get(&number)?;
-        Some((lane.line.len(), lane.since, *lane.line.first_key_value()?.1))
-    }
-
-    /// A batch was opened in this lane: those left wait for another.
-    pub(crate) fn opened(&mut self, number: LaneNumber) {
-        if let Some(lane) = self.lanes.get_mut(&number) {
-            lane.since = None;
+            (lane.wants, lane.since) = (gate.size, since);
         }
     }
 
@@ -174,6 +155,11 @@ impl Lanes {
         let lane = number.and_then(|number| self.lanes.get(number));
         let turn = lane.filter(|lane| lane.standing == Standing::Ring).map_or(i64::MAX, |lane| lane.turn);
         self.ring.range(..turn).take(max).count()
+    }
+
+    /// The line of the lane with this number.
+    pub(crate) fn line_of(&self, number: LaneNumber) -> Option<&Line> {
+        self.lanes.get(&number).map(|lane| &lane.line)
     }
 
     /// The line of a lane.

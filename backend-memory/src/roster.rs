@@ -9,7 +9,7 @@ use std::ops::Bound;
 
 use ferroq_core::clock::Timestamp;
 use ferroq_core::job::{BatchNumber, JobId, JobKind, JobRecord, JobState, Slot};
-use ferroq_core::policy::batch::BatchGate;
+use ferroq_core::policy::batch::{BatchGate, GATE_LOOKS_MAX, SetBack};
 use ferroq_core::storage::ListCursor;
 
 use crate::lanes::{LaneNumber, Lanes};
@@ -228,7 +228,19 @@ impl Roster {
 
     /// Whether a gate lets the job at the head of a lane's line start. If it doesn't, the lane is held.
     pub(crate) fn is_open(&mut self, lane: LaneNumber, gate: &BatchGate, head: Key, now: Timestamp) -> bool {
-        self.lanes.is_open(lane, gate, present(&self.records, head), now)
+        let Some(line) = self.lanes.line_of(lane).filter(|_| self.get(head).batch.is_none()) else { return true };
+        let Some(since) = self.first_due(line, self.lanes.set_back) else { return true };
+        if gate.is_open(line.len() as u64, since, now) {
+            return true;
+        }
+        self.lanes.hold(lane, gate, since);
+        false
+    }
+
+    /// When the first of those jobs of a line came due at which a gate looks.
+    pub(crate) fn first_due(&self, line: &Line, set_back: Option<SetBack>) -> Option<Timestamp> {
+        let looked_at = line.iter().take(GATE_LOOKS_MAX);
+        looked_at.map(|((_, seq), key)| SetBack::due(set_back, *seq, self.get(*key).due_at)).min()
     }
 
     fn place_of(&mut self, key: Key) -> ListCursor {
@@ -254,7 +266,9 @@ impl Roster {
     /// A lane that waits for a batch to form is told that a job came to its line.
     fn arrived(&mut self, place: ListCursor, key: Key) {
         if place.state == JobState::Waiting && place.slot == Slot::Lane {
-            self.lanes.arrived(place.line, present(&self.records, key).batch.is_some());
+            let record = present(&self.records, key);
+            let due = SetBack::due(self.lanes.set_back, record.seq, record.due_at);
+            self.lanes.arrived(place.line, record.batch.is_some(), due);
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use ferroq_core::job::{JobRecord, JobState, LaneKey, QueueName};
+use ferroq_core::policy::batch::SetBack;
 use ferroq_core::policy::lanes::LanePolicy;
 use ferroq_core::storage::{DumpPage, ListCursor, PolicyEntry, RestoreAnswer, StorageError, Transfer};
 
@@ -70,12 +71,21 @@ impl Transfer for MemoryStorage {
                 queue.set_policy(&lane, Some(policy));
             }
             queue.roster.usage.restore(page.starts, turn.now);
+            let mut latest = turn.now;
             for record in fresh.into_iter().map(without_batch) {
                 queue.seq_last = queue.seq_last.max(record.seq.saturating_abs());
                 if record.state == JobState::Active {
                     queue.note_term(record.lease_term.unwrap_or_default());
                 }
+                if matches!(record.state, JobState::Waiting | JobState::Active) {
+                    latest = latest.max(record.due_at);
+                }
                 queue.roster.insert(record);
+            }
+            if latest > turn.now {
+                // As if the clock had stepped back from there.
+                let lanes = &mut queue.roster.lanes;
+                lanes.set_back = Some(SetBack::noted(lanes.set_back, queue.seq_last, latest, turn.now));
             }
             Ok((answer, turn.finish()))
         })

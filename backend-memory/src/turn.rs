@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ferroq_core::clock::{self, TimeStep, Timestamp};
 use ferroq_core::event::{EventBatch, EventKind};
 use ferroq_core::job::{BatchNumber, FailReason, JobId, JobRecord, JobSpec, JobState, Move, Origin, Slot, transition};
+use ferroq_core::policy::batch::SetBack;
 use ferroq_core::policy::dead_letter;
 use ferroq_core::policy::dedup::Exit;
 use ferroq_core::policy::enqueue::{land, line};
@@ -53,6 +54,8 @@ impl<'q> Turn<'q> {
     /// Begins a turn: storage time goes on, or back with a clock that stepped back.
     pub(crate) fn begin(queue: &'q mut QueueState, clock: Timestamp) -> Self {
         let before = queue.last.unwrap_or(clock);
+        let lanes = &mut queue.roster.lanes;
+        lanes.set_back = SetBack::read(lanes.set_back, queue.seq_last, queue.last, clock);
         let (now, step) = clock::advance(queue.last, clock);
         queue.last = Some(now);
         let (events, hints, letters, heirs, orphans) = Default::default();

@@ -51,17 +51,12 @@ fn facts_of(queue: &QueueName, read: Value) -> Result<Option<Result<Facts, Stora
     };
     let leader = values.next().map_or(Err(Unreadable), bytes_of)?;
     let in_lane = count(values.next())?;
-    let [since, head] = [(); 2].map(|()| values.next().map_or(Err(Unreadable), bytes_of));
+    let since = values.next().map_or(Err(Unreadable), bytes_of)?;
     let at_gate = AtGate {
         leader: if leader.is_empty() { None } else { Some(id_of(&leader)?) },
         waiting: in_lane,
-        since: Reader(&since?).i64().ok().map(Timestamp::from_micros),
-        head: match &head?[..] {
-            [due @ .., in_batch] if due.len() == 8 => {
-                Some((Timestamp::from_micros(Reader(due).i64()?), *in_batch == 1))
-            }
-            _ => None,
-        },
+        since: Reader(&since).i64().ok().map(Timestamp::from_micros),
+        is_led: count(values.next())? == 1,
     };
     let record = records(queue, values)?.pop().ok_or(Unreadable)?;
     let settings = config_of(paused, &config).and_then(|config| Ok((config, policy_of(&policy)?)));

@@ -1,7 +1,7 @@
 //! What is known of a job and of all that may hold it back, read in one transaction: `ferroq_core` says what it comes to.
 
-use ferroq_core::Timestamp;
 use ferroq_core::job::{JobId, JobRecord, JobState, LaneKey, QueueName, Slot};
+use ferroq_core::policy::batch::SetBack;
 use ferroq_core::policy::explain::{
     ActiveJobs, AtGate, COUNTED_MAX, Explanation, Facts, RememberedStarts, WaitingJobs, explain,
 };
@@ -24,9 +24,9 @@ pub(crate) const AHEAD: &str = "SELECT count(*) FROM (SELECT * FROM (SELECT 1 FR
 pub(crate) const BEFORE: &str = "SELECT count(*) FROM (SELECT 1 FROM ferroq_lanes INDEXED BY ferroq_lanes_by_turn WHERE \
     queue=? AND standing=1 AND turn<? LIMIT ?+0)";
 
-/// The first job of a place, by `ferroq_jobs_by_place`.
+/// The batch of the first job of a place, by `ferroq_jobs_by_place`.
 pub(crate) const HEAD: &str =
-    "SELECT due_at,batch FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT 1";
+    "SELECT ifnull(batch,0) FROM ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT 1";
 /// Who leads a batch, by key.
 pub(crate) const LEADER: &str = "SELECT id FROM ferroq_jobs WHERE key=(SELECT leader FROM ferroq_batches WHERE key=?)";
 
@@ -114,13 +114,10 @@ impl Unit<'_> {
             return Ok(at_gate);
         };
         at_gate.waiting = lanes.waiting(number, queue.in_line()).max(0).unsigned_abs();
-        at_gate.since = lanes.lane(number).and_then(|lane| lane.gate.since);
+        let set_back = SetBack::read(lanes.set_back, queue.counter, Some(queue.last()), self.clock);
         let [rows] = self.ask([(HEAD, vec![row.place.into()])]).await?;
-        if let Some(head) = rows.first() {
-            let due_at: i64 = head.try_get(0).map_err(|_| unexpected("the head of a line"))?;
-            let batch: Option<i64> = head.try_get(1).map_err(|_| unexpected("the head of a line"))?;
-            at_gate.head = Some((Timestamp::from_micros(due_at), batch.is_some()));
-        }
+        at_gate.is_led = first_int(&rows).is_some_and(|batch| batch > 0);
+        at_gate.since = self.first_due(at, number, set_back).await?;
         Ok(at_gate)
     }
 

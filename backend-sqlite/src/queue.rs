@@ -7,13 +7,14 @@ use ferroq_core::Timestamp;
 use ferroq_core::clock::{TimeStep, advance, micros};
 use ferroq_core::event::{EventBatch, EventKind};
 use ferroq_core::job::{JobId, JobState, LaneKey, QueueName, Slot};
+use ferroq_core::policy::batch::SetBack;
 use ferroq_core::storage::{QueueConfig, QueueCounts, StorageError};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use crate::batches::Batches;
 use crate::error::unexpected;
-use crate::lanes::Lanes;
+use crate::lanes::{Came, Lanes};
 use crate::memory::Oldest;
 use crate::names::Names;
 use crate::row::{Row, slot_of};
@@ -212,6 +213,7 @@ impl Queue {
     pub(crate) fn advance(&mut self, clock: Timestamp, script: &mut Script) {
         let before = self.last;
         let (now, step) = advance(Some(before), clock);
+        self.lanes.read_clock(self.counter, before, clock);
         self.now = now;
         self.dirty |= now != self.last;
         self.last = now;
@@ -273,8 +275,9 @@ impl Queue {
     pub(crate) fn enter(&mut self, row: &Row) {
         self.shift(row.state(), row.slot(), 1);
         if row.is_in_lane() {
-            let in_line = self.in_line();
-            self.lanes.stand(row.lane(), row.key, in_line, row.batch.is_some());
+            let due = SetBack::due(self.lanes.set_back, row.seq(), row.due_at);
+            let (in_line, came) = (self.in_line(), Came { in_batch: row.batch.is_some(), due });
+            self.lanes.stand(row.lane(), row.key, in_line, came);
         } else if row.state() == JobState::Active {
             self.lanes.start(&row.lane());
         }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use ferroq_core::Timestamp;
 use ferroq_core::clock::micros;
 use ferroq_core::job::{DedupKey, JobId, JobState, LaneKey, QueueName};
+use ferroq_core::policy::batch::SetBack;
 use ferroq_core::policy::enqueue::line;
 use ferroq_core::policy::lanes::Limited;
 use ferroq_core::storage::{
@@ -131,6 +132,7 @@ impl Unit<'_> {
         if !taken.is_empty() {
             return Err(invalid("a seq of the page is taken by another job of the queue; restore to an empty queue"));
         }
+        let mut latest = self.queues[at].now;
         for record in new {
             let kind = self.kind_number(&record.spec.kind).await?;
             let mut row = Row::of_record(number, kind, record);
@@ -143,11 +145,19 @@ impl Unit<'_> {
             if record.state == JobState::Active {
                 queue.note_term(record.lease_term.map_or(1, micros));
             }
+            if matches!(row.state(), JobState::Waiting | JobState::Active) {
+                latest = latest.max(row.due_at);
+            }
             queue.enter(&row);
             self.inserts.push(row);
             answer.restored += 1;
         }
         let queue = &mut self.queues[at];
+        if latest > queue.now {
+            // As if the clock had stepped back from there.
+            let known = SetBack::noted(queue.lanes.set_back, queue.counter, latest, queue.now);
+            queue.lanes.step_back_to(Some(known));
+        }
         queue.attended_at = queue.now;
         queue.dirty = true;
         Ok(answer)

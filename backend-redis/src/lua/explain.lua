@@ -6,8 +6,8 @@
 --   (16), or ''; how many jobs are Active of the queue, of the lane's class and of the lane, the latter two where that is kept;
 --   how many stand in lanes, on shelves, and are Delayed; how many jobs are ahead of it in its line, and lanes in the ring; what
 --   is remembered of starts of the queue, the class and the lane (see lanes.lua), or ''; who leads its batch (16), or ''; of a
---   job in a lane's line: how many are in that, since when the first of its next batch waits (8) or '', and when the job at its head
---   is due (8) and whether that has a batch (1 byte, 0 or 1), or ''; and the record (see walk.lua).
+--   job in a lane's line, where there ever was a gate: how many are in that, when the first of them came due (8), and 1 if the
+--   job at its head has a batch, else 0 (of other jobs 0, '' and 0); and the record (see walk.lua).
 -- Errors: FERROQ_SCHEMA.
 -- Work: one job and its bytes, and the logarithm of the backlog.
 local refused = look(ARGV[1])
@@ -37,20 +37,19 @@ local function ahead_in(set, from)
 end
 
 local ahead, lanes_before = 0, 0
-local in_lane, since, head = 0, '', ''
+local in_lane, since, is_led = 0, '', 0
 if j.state == WAITING then
   if j.slot == LANE then
     ahead = ahead_in(K.LINE, number_of_lane * 256)
     local in_ring = entry and standing == 0
     local low, high = number_of_lane * 256, number_of_lane * 256 + 255
-    in_lane = call('ZCOUNT', K.LINE, low, high)
-    since = entry and sub(entry, 26, 33) or ''
-    local id = sub(call('ZRANGEBYSCORE', K.LINE, low, high, 'LIMIT', 0, 1)[1] or '', 8)
-    local run = call('HGET', K.RUN, id)
-    if run and is_entry(run) then
-      head = sub(run, 17, 24) .. (has(byte(run, 36), FLAG_BATCH) and '\1' or '\0')
-    elseif not run then
-      head = sub(call('HGET', K.SPEC, id) or '', 8, 15) .. '\0'
+    if meta.batches then
+      in_lane = call('ZCOUNT', K.LINE, low, high)
+      local steps = meta.last and now < meta.last
+      since = pack('>i8', lanes.first_due(number_of_lane, steps and { lanes.set_back_from(meta.last) } or lanes.set_back()))
+      local head = call('ZRANGEBYSCORE', K.LINE, low, high, 'LIMIT', 0, 1)[1]
+      local run = head and call('HGET', K.RUN, sub(head, 8))
+      is_led = run and is_entry(run) and has(byte(run, 36), FLAG_BATCH) and 1 or 0
     end
     lanes_before = call('ZCOUNT', K.RING, '-inf', in_ring and string.format('(%.0f', turn) or '+inf')
   elseif j.slot == SOLO then
@@ -69,6 +68,6 @@ local reply = { pack('>i8i8', now, meta.last or now), meta.paused and 1 or 0, ca
   call('HGET', K.POLICIES, lane) or '', hold and sub(hold, 1, 16) or '', active, active_of_class,
   active_of_lane, call('ZCARD', K.LINE), call('ZCARD', K.SHELVES), call('ZCARD', K.DELAYED_SET), ahead, lanes_before,
   call('HGET', K.USAGE, 'q') or '', class and call('HGET', K.USAGE, 'c' .. class) or '',
-  call('HGET', K.USAGE, 'l' .. lane) or '', #batch == 49 and byte(batch) < 2 and sub(batch, 34) or '', in_lane, since, head }
+  call('HGET', K.USAGE, 'l' .. lane) or '', #batch == 49 and byte(batch) < 2 and sub(batch, 34) or '', in_lane, since, is_led }
 add_record(reply, j, call('HGET', K.RUN, j.id))
 return reply

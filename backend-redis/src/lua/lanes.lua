@@ -4,12 +4,12 @@
 -- about lanes.
 --
 -- `lanes` has an entry per lane with jobs in line: number (6), standing (1), what is left of its turn (4; all ones before it
--- began), until when it is held (8), turn (6); and once its gate was asked, since when the first of its next batch waits (8), and how
--- many jobs it waits for while it is held by the gate (4, else 0). `ring` has the lanes in the ring by turn, `aside` all others by turn; of these,
--- `held` has those that wait for an instant, by that, as turn (6) and name, and `parked` those that wait for their class, as
--- class, '/', turn (6) and name. `usage` has what is remembered of starts: the end of that (8) and the groups (see rate.lua), under 'q'
--- for the queue, 'c' and a class, 'l' and a lane; and how many are Active, under 'A' and a class, 'a' and a lane, and 'n' for all lanes
--- with a name. `fades` has the starts of lanes by their end.
+-- began), until when it is held (8), turn (6); and while its gate holds it, when the first of its line came due (8), and how many
+-- jobs open that (4). `ring` has the lanes in the ring by turn, `aside` all others by turn; of these, `held` has those that
+-- wait for an instant, by that, as turn (6) and name, and `parked` those that wait for their class, as class, '/',
+-- turn (6) and name. `usage` has what is remembered of starts: the end of
+-- that (8) and the groups (see rate.lua), under 'q' for the queue, 'c' and a class, 'l' and a lane; and how many are Active,
+-- under 'A' and a class, 'a' and a lane, and 'n' for all lanes with a name. `fades` has the starts of lanes by their end.
 local STANDS = { RING = 0, HELD = 1, PARKED = 2, CLOSED = 3 }
 local CREDIT_FULL = 4294967295
 local LANES_SET_ASIDE_MAX, LANES_BACK_MAX = 100, 1000
@@ -100,7 +100,6 @@ local function learn(name, bytes)
     local l = { number = number, standing = standing, credit = credit, till = till, turn = turn }
     if #bytes >= 37 then
       l.since, l.wants = unpack_bytes('>i8I4', bytes, 26)
-      l.wants = l.wants > 0 and l.wants
     end
     known[name] = l
   end
@@ -114,7 +113,7 @@ local function entry_of(name)
 end
 
 local function save(name, l)
-  local gated = l.since and pack('>i8I4', l.since, l.wants or 0) or ''
+  local gated = l.wants and pack('>i8I4', l.since, l.wants) or ''
   call('HSET', K.LANES, name, pack('>I6BI4i8I6', l.number, l.standing, l.credit, l.till, l.turn) .. gated)
 end
 
@@ -178,9 +177,10 @@ local function meet()
   end
 end
 
--- A job comes to the line of a lane that its gate holds: once there are as many as it waits for, or one that has a batch,
--- the lane takes its turn. Jobs that are `put` are written later, with others.
-local function arrive(name, l, in_batch, is_put)
+-- A job comes to the line of a lane that its gate holds. Once there are as many as it waits for, or one that has a batch or
+-- came due before the others, the lane takes its turn. Jobs that are `put` are written later, with others; of new ones
+-- there is no table yet.
+local function arrive(name, l, j, is_put)
   if l.put_line ~= put_line then
     l.put_line, l.put = put_line, 0
   end
@@ -188,13 +188,17 @@ local function arrive(name, l, in_batch, is_put)
   if is_put then
     l.put = l.put + 1
   end
-  if in_batch or l.in_line >= l.wants then
+  local is_urgent = not j and now < l.since
+  if j and not j.was_in_line then
+    is_urgent = j.batch or lanes.came_due(j.seq, number(j.due), lanes.set_back()) < l.since
+  end
+  if is_urgent or l.in_line >= l.wants then
     rejoin(name, l)
   end
 end
 
 -- The score of a job that comes to stand in its lane's line.
-function lanes.score(name, priority, in_batch, is_put)
+function lanes.score(name, priority, j, is_put)
   if name ~= '' then
     meet()
   elseif not is_laned() then
@@ -202,7 +206,7 @@ function lanes.score(name, priority, in_batch, is_put)
   end
   local l = entry_of(name) or join(name)
   if l.wants then
-    arrive(name, l, in_batch, is_put)
+    arrive(name, l, j, is_put)
   end
   return l.number * 256 + priority
 end
@@ -264,8 +268,8 @@ function lanes.close()
   end
   if count == 1 then
     local l = entry_of('')
-    -- Since when its next batch waits is not forgotten before its jobs have left.
-    if l and not l.since then
+    -- One that is set aside is so until a claim brings it back.
+    if l and l.standing == STANDS.RING then
       forget('', l)
     end
   end
@@ -509,29 +513,25 @@ end
 
 -- Whether the gate of a lane lets the job at the head of its line start. If it doesn't, the lane is held.
 local function is_open(name, l, gate, member)
-  local id = sub(member, 8)
-  local entry = call('HGET', K.RUN, id)
-  local is_noted = entry and is_entry(entry)
-  if is_noted and has(byte(entry, 36), FLAG_BATCH) then
+  local entry = call('HGET', K.RUN, sub(member, 8))
+  if entry and is_entry(entry) and has(byte(entry, 36), FLAG_BATCH) then
+    return true
+  elseif call('ZCOUNT', K.LINE, l.number * 256, l.number * 256 + 255) >= gate.size then
     return true
   end
-  if not l.since then
-    local due = is_noted and sub(entry, 17, 24) or not entry and sub(call('HGET', K.SPEC, id) or '', 8, 15) or ''
-    l.since = #due == 8 and number(due) or now
-  end
-  l.since = math.min(l.since, now)
-  local opens = math.min(l.since + gate.max_wait, EXACT_MAX)
-  if opens <= now or call('ZCOUNT', K.LINE, l.number * 256, l.number * 256 + 255) >= gate.size then
+  local since = lanes.first_due(l.number, lanes.set_back())
+  local opens = math.min(since + gate.max_wait, EXACT_MAX)
+  if opens <= now then
     return true
   end
-  l.wants, l.in_line = gate.size, nil
+  l.wants, l.since, l.in_line = gate.size, since, nil
   set_aside(name, l, STANDS.HELD, opens)
   return false
 end
 
 -- Visits a lane that has a gate; answers what `look` does, and whether the lane was held.
 local function visit_gated(name, l, gate, look, max, room)
-  local seen, claimed, is_full, opens, _ = 0, 0, false, nil, nil
+  local seen, claimed, is_full = 0, 0, false
   while seen < max and claimed < room and not is_full do
     local head = call('ZRANGEBYSCORE', K.LINE, l.number * 256, l.number * 256 + 255, 'LIMIT', 0, 1)[1]
     if not head then
@@ -540,11 +540,8 @@ local function visit_gated(name, l, gate, look, max, room)
       return seen, claimed, false, true
     end
     local more_seen, more_claimed
-    more_seen, more_claimed, is_full, _, opens = look(l.number, 1, 1, gate)
+    more_seen, more_claimed, is_full = look(l.number, 1, 1, gate)
     seen, claimed = seen + more_seen, claimed + more_claimed
-    if opens then
-      l.since = nil
-    end
   end
   return seen, claimed, is_full, false
 end
@@ -562,8 +559,7 @@ local function next_lanes(jobs)
 end
 
 -- Serves the lanes in their turn. `look` looks at jobs of a line, up to so many, and claims up to so many; it answers how
--- many it looked at, how many it claimed, whether the answer is full, whether the line is known to be empty, and whether a claim went
--- through the gate that it was given.
+-- many it looked at, how many it claimed, whether the answer is full, and whether the line is known to be empty.
 function lanes.serve(ask, look)
   local looked_at = 0
   -- Lanes that come into the ring meanwhile come behind those that are in it.

@@ -47,7 +47,7 @@ local function put(id, tail, is_there)
     put_specs[n + 1] = id
     put_specs[n + 2] = seq .. put_times .. tail
     local name = traits == 0 and '' or plain_lane(tail, traits)
-    put_line[n + 1] = (name ~= '' or is_laned()) and lanes.score(name, byte(tail, 1), false, true) or byte(tail, 1)
+    put_line[n + 1] = (name ~= '' or is_laned()) and lanes.score(name, byte(tail, 1), nil, true) or byte(tail, 1)
     put_line[n + 2] = seq .. id
     event(E.ENQUEUED, id)
     return '\0'

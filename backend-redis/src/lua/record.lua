@@ -119,7 +119,7 @@ end
 function job.line(j, stands)
   if j.state == WAITING then
     if j.slot == LANE then
-      return K.LINE, stands and lanes.score(job.lane(j), j.priority, j.batch and not j.was_in_line, stands == 'later')
+      return K.LINE, stands and lanes.score(job.lane(j), j.priority, j, stands == 'later')
     elseif j.slot == SOLO then
       return K.SOLO_LINE, j.priority
     end

@@ -14,10 +14,9 @@ function lanes.claim(ask, out)
       end
       many('ZREM', K.LINE, gone, 1)
     end
-    local opens = gate and claimed == 1 and not has(byte(taken.runs[taken.count * 2], 36), FLAG_BATCH)
-    if opens then
+    if gate and claimed == 1 and not has(byte(taken.runs[taken.count * 2], 36), FLAG_BATCH) then
       is_full = batches.open(gate, line, taken, out, ask.worker) or is_full
     end
-    return looked_at, claimed, is_full, looked_at == #members and #members < max, opens
+    return looked_at, claimed, is_full, looked_at == #members and #members < max
   end)
 end

@@ -167,6 +167,7 @@ end
 local function go_on()
   if meta.last and now < meta.last then
     job.extend_leases(nil)
+    lanes.note_set_back(meta.last)
     -- Starts are remembered for a while where there are no lanes and rules any more.
     if is_laned() or call('HLEN', K.USAGE) > 0 then
       lanes.step_back()

@@ -203,8 +203,9 @@ const EXCHANGES: Seldom =
     ("job", files!("record" "leases" "leave" "letter" "meet" "insert" "outcome" "done" "due" "solo"));
 const ACTS: Seldom = ("job", files!("record" "leases" "leave" "letter"));
 /// What they need of lanes, and of batches.
-const LANES: Seldom = ("lanes", files!("rate" "lanes"));
-const SERVES: Seldom = ("lanes", files!("rate" "lanes" "serve"));
+const LANES: Seldom = ("lanes", files!("rate" "gates" "lanes"));
+const SERVES: Seldom = ("lanes", files!("rate" "gates" "lanes" "serve"));
+const GATES: Seldom = ("lanes", files!("gates"));
 const BATCHES: Seldom = ("batches", files!("batches"));
 
 scripts! {
@@ -229,7 +230,7 @@ scripts! {
     // These only read, and run on a server that takes no writes.
     PEEK = "peek", "no-writes", bare ["names" "pack" "rate" "limiter"], [];
     FIND = "find", "no-writes", turn ["walk"], [READS];
-    EXPLAIN = "explain", "no-writes", turn ["walk"], [READS];
+    EXPLAIN = "explain", "no-writes", turn ["walk"], [READS GATES];
     LIST = "list", "no-writes", turn ["walk"], [READS];
     MEMBERS = "members", "no-writes", turn ["walk"], [READS BATCHES];
     COUNTS = "counts", "no-writes", turn ["walk"], [READS];

@@ -4,9 +4,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use ferroq_core::Timestamp;
 use ferroq_core::event::EventKind;
 use ferroq_core::job::{BatchNumber, JobKind, JobState, QueueName, Slot};
-use ferroq_core::policy::batch::{BatchGate, GATHER_ITEMS_MAX, Spent};
+use ferroq_core::policy::batch::{BatchGate, GATE_LOOKS_MAX, GATHER_ITEMS_MAX, SetBack, Spent};
 use ferroq_core::policy::dedup::Exit;
 use ferroq_core::policy::enqueue::is_expired;
 use ferroq_core::storage::{
@@ -20,7 +21,7 @@ use crate::error::{invalid, unexpected};
 use crate::jobs::claim::{CLAIMABLE, HEADS, Look, Looked, limit, read_line};
 use crate::record::{Unreadable, hex, numbers_json};
 use crate::row::{INLINE_BYTES_MAX, Row, key, place, select_rows};
-use crate::unit::Unit;
+use crate::unit::{Unit, first_int};
 
 /// A batch, by key.
 pub(crate) const BATCH: &str = "SELECT size,gathered,members,formed,spent FROM ferroq_batches WHERE key=?";
@@ -34,11 +35,16 @@ pub(crate) const GATHER: &str = "UPDATE ferroq_jobs SET place=?,rank=?,batch=?,e
 /// Frees keys, by the primary key of `ferroq_dedup`.
 pub(crate) const FREE_KEYS: &str = "DELETE FROM ferroq_dedup WHERE (queue,key,holder) IN (SELECT value->>0,value->>1,\
     unhex(value->>2) FROM json_each(?))";
+/// When the first of a lane's line came due, of so many, by `ferroq_jobs_by_place`; those up to a seq, within two instants, at the
+/// first of these.
+pub(crate) const FIRST_DUE: &str = "SELECT min(iif(abs(key-?)<=? AND due_at>? AND due_at<=?,?,due_at)) FROM (SELECT key,due_at FROM     ferroq_jobs INDEXED BY ferroq_jobs_by_place WHERE place=? ORDER BY rank,key LIMIT ?+0)";
 const LEADS: &str = "UPDATE ferroq_jobs SET batch=? WHERE key=?";
 const OPEN: &str = "INSERT INTO ferroq_batches (key,leader,size,gathered,members,formed,spent) VALUES (?,?,?,?,?,?,?)";
 const GROW: &str = "UPDATE ferroq_batches SET gathered=?,members=members+?,formed=? WHERE key=?";
 /// How many members are read at once, with payloads that may be long.
 const MEMBERS_READ: usize = 128;
+
+const MIN: Timestamp = Timestamp::from_micros(i64::MIN);
 
 /// The lane that is visited.
 pub(super) struct Gated<'g> {
@@ -108,9 +114,7 @@ impl Unit<'_> {
                 rows = self.head_of(at, lane).await?.into();
             }
             let Some(row) = rows.pop_front() else { break };
-            let queue = &mut self.queues[at];
-            let (now, in_line) = (queue.now, queue.in_line());
-            if row.batch.is_none() && !queue.lanes.is_open(lane, gate, row.due_at, now, in_line) {
+            if row.batch.is_none() && !self.is_open(at, lane, gate).await? {
                 visit.held = true;
                 break;
             }
@@ -119,7 +123,6 @@ impl Unit<'_> {
                 Look::Claimed if leads => visit.started += 1,
                 Look::Claimed => {
                     visit.started += 1;
-                    self.queues[at].lanes.lane_mut(lane).gate.since = None;
                     self.open_batch(at, claim, gate, (lane, key, kind), looked).await?;
                     rows.clear();
                     if looked.gathered >= GATHER_ITEMS_MAX {
@@ -138,6 +141,39 @@ impl Unit<'_> {
         }
         self.resolve_lanes().await?;
         Ok(visit)
+    }
+
+    /// Whether a gate lets the jobs of a lane start. If it doesn't, the lane is held.
+    async fn is_open(&mut self, at: usize, lane: i64, gate: &BatchGate) -> Result<bool, StorageError> {
+        let queue = &self.queues[at];
+        let (now, set_back) = (queue.now, queue.lanes.set_back);
+        let waiting = queue.lanes.waiting(lane, queue.in_line()).max(0).unsigned_abs();
+        if waiting >= u64::from(gate.size) {
+            return Ok(true);
+        }
+        let since = self.first_due(at, lane, set_back).await?.unwrap_or(now);
+        if gate.is_open(waiting, since, now) {
+            return Ok(true);
+        }
+        self.queues[at].lanes.hold(lane, gate, since);
+        Ok(false)
+    }
+
+    /// When the first of those jobs of a lane's line came due at which its gate looks.
+    pub(crate) async fn first_due(
+        &mut self,
+        at: usize,
+        lane: i64,
+        set_back: Option<SetBack>,
+    ) -> Result<Option<Timestamp>, StorageError> {
+        let queue = self.queues[at].number;
+        let line = place(queue, JobState::Waiting, Slot::Lane, lane);
+        let SetBack { seq, from, to } = set_back.unwrap_or(SetBack { seq: -1, from: MIN, to: MIN });
+        let (from, to) = (from.as_micros(), to.as_micros());
+        let values = [key(queue, 0), seq, to, from, to, line].map(Into::into).into_iter();
+        let values = values.chain([limit(GATE_LOOKS_MAX).into()]).collect();
+        let [answer] = self.ask([(FIRST_DUE, values)]).await?;
+        Ok(first_int(&answer).map(Timestamp::from_micros))
     }
 
     /// The first job of a lane's line.

@@ -22,13 +22,14 @@ pub(crate) use {enqueue::PURGE, gate::MEMBERS, serve::FIRST, sweep::LAPSED};
 
 /// The statements of the steady state, and what each finds its rows by.
 #[cfg(test)]
-pub(crate) const HOT: [(&str, &str); 8] = [
+pub(crate) const HOT: [(&str, &str); 9] = [
     (claim::CLAIMABLE, "ferroq_jobs_by_place"),
     (claim::DUE, "ferroq_jobs_by_place"),
     (claim::NEXT_RANK, "ferroq_jobs_by_place"),
     (claim::CLAIM, "INTEGER PRIMARY KEY (rowid=?)"),
     (enqueue::EXISTING, "ferroq_jobs_by_id"),
     (gate::BATCH, "INTEGER PRIMARY KEY (rowid=?)"),
+    (gate::FIRST_DUE, "ferroq_jobs_by_place"),
     (gate::FREE_KEYS, "PRIMARY KEY (queue=? AND key=?)"),
     (gate::GATHER, "INTEGER PRIMARY KEY (rowid=?)"),
 ];

@@ -1,19 +1,19 @@
 //! What a lane with a gate goes by, and what a queue knows of its batches.
 
 use ferroq_core::clock::Timestamp;
-use ferroq_core::policy::batch::BatchGate;
+use ferroq_core::policy::batch::{BatchGate, SetBack};
 use serde::{Deserialize, Serialize};
 
 use super::{Lanes, Standing};
 
-/// What the gate of a lane goes by.
+/// How the gate of a lane holds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Gate {
-    /// Since when the first of the jobs waits that the next batch is to hold, once somebody asked.
-    pub(crate) since: Option<Timestamp>,
     /// How many jobs open it, while the lane is held for them; 0 while it isn't.
     pub(crate) wants: u32,
+    /// When the first of its line came due.
+    pub(crate) since: Timestamp,
 }
 
 impl Gate {
@@ -21,10 +21,20 @@ impl Gate {
         *self == Gate::default()
     }
 
-    /// Whether a job that came, so that so many are in line, ends the waiting for them.
-    pub(super) fn is_opened_by(&self, in_line: i64, in_batch: bool) -> bool {
-        self.wants > 0 && (in_batch || in_line >= i64::from(self.wants))
+    /// Whether a job that came, so that so many are in line, ends the waiting for them: it fills the gate, or needs none
+    /// because it has a batch, or it waits for longer than the others.
+    pub(super) fn is_opened_by(&self, in_line: i64, came: Came) -> bool {
+        self.wants > 0 && (came.in_batch || came.due < self.since || in_line >= i64::from(self.wants))
     }
+}
+
+/// A job that comes to the line of a lane, as a gate takes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Came {
+    /// Whether it is in a batch already.
+    pub(crate) in_batch: bool,
+    /// When it came due.
+    pub(crate) due: Timestamp,
 }
 
 pub(super) fn is_zero(number: &i64) -> bool {
@@ -32,26 +42,23 @@ pub(super) fn is_zero(number: &i64) -> bool {
 }
 
 impl Lanes {
-    /// Whether a gate lets the jobs of a lane start, of which the first was due then. If it doesn't, the lane is held.
-    pub(crate) fn is_open(
-        &mut self,
-        number: i64,
-        gate: &BatchGate,
-        due_at: Timestamp,
-        now: Timestamp,
-        in_line: i64,
-    ) -> bool {
-        let waiting = self.waiting(number, in_line).max(0).unsigned_abs();
+    /// Its gate holds a lane in whose line the first job came due then.
+    pub(crate) fn hold(&mut self, number: i64, gate: &BatchGate, since: Timestamp) {
         let lane = self.lane_mut(number);
-        let since = lane.gate.since.unwrap_or(due_at).min(now);
-        lane.gate.since = Some(since);
-        if gate.is_open(waiting, since, now) {
-            return true;
-        }
-        lane.gate.wants = gate.size;
+        lane.gate = Gate { wants: gate.size, since };
         lane.until = gate.opens_at(since).as_micros();
         self.set_standing(number, Standing::Held);
-        false
+    }
+
+    /// The clock is read, where storage time was `last` and the highest seq is this one.
+    pub(crate) fn read_clock(&mut self, seq: i64, last: Timestamp, clock: Timestamp) {
+        self.step_back_to(SetBack::read(self.set_back, seq, Some(last), clock));
+    }
+
+    /// What gates know of a clock that stepped back.
+    pub(crate) fn step_back_to(&mut self, set_back: Option<SetBack>) {
+        self.changed |= self.set_back != set_back;
+        self.set_back = set_back;
     }
 
     /// The number of a batch that is opened now.

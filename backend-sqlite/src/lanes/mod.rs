@@ -13,10 +13,11 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use ferroq_core::clock::Timestamp;
 use ferroq_core::job::{LaneClass, LaneKey};
+use ferroq_core::policy::batch::SetBack;
 use ferroq_core::policy::lanes::{LanePolicy, Starts};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use gate::Gate;
+pub(crate) use gate::{Came, Gate};
 use steps::Step;
 
 /// The rows of so many lanes are kept between commits at most.
@@ -174,6 +175,9 @@ pub(crate) struct Lanes {
     failing: i64,
     #[serde(skip_serializing_if = "gate::is_zero")]
     mended: i64,
+    /// What gates know of a clock that stepped back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) set_back: Option<SetBack>,
     own: Lane,
     starts: Option<Starts>,
     starts_of_class: BTreeMap<LaneClass, Starts>,
@@ -275,7 +279,7 @@ impl Lanes {
         let turn = self.turns;
         self.set_standing(number, Standing::Ring);
         let lane = self.lane_mut(number);
-        (lane.turn, lane.credit, lane.gate.wants) = (turn, None, 0);
+        (lane.turn, lane.credit, lane.gate) = (turn, None, Gate::default());
         if number == OWN {
             return;
         }

@@ -27,7 +27,7 @@ impl Lanes {
     /// Whether there is the default lane alone, in the ring, so that its coming and going says nothing.
     pub(super) fn is_trivial(&self) -> bool {
         let own = &self.own;
-        self.named() == 0 && own.standing == Standing::Ring && own.gate.since.is_none() && self.steps.is_empty()
+        self.named() == 0 && own.standing == Standing::Ring && self.steps.is_empty()
     }
 
     /// Whether Active jobs are to be counted by their lanes: only where one may have a limit, because each job that starts

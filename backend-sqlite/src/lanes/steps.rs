@@ -2,13 +2,13 @@
 
 use ferroq_core::job::LaneKey;
 
-use super::{Gate, Lanes, OWN, Standing};
+use super::{Came, Gate, Lanes, OWN, Standing};
 
 /// What a job did to lanes.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// A job came to the line of a lane; whether it is in a batch already.
-    Stand(LaneKey, bool),
+    /// A job came to the line of a lane.
+    Stand(LaneKey, Came),
     /// Jobs left the line of a lane.
     Leave {
         /// The lane's number.
@@ -26,7 +26,7 @@ pub(super) enum Step {
 
 impl Lanes {
     /// A job came to the line of a lane; so many are in line with it.
-    pub(crate) fn stand(&mut self, lane: LaneKey, job: i64, in_line: i64, in_batch: bool) {
+    pub(crate) fn stand(&mut self, lane: LaneKey, job: i64, in_line: i64, came: Came) {
         if lane.is_default() && self.is_trivial() {
             if in_line == 1 {
                 // A turn like the last one is as good as the next while nobody else has one, unless old turns are to end.
@@ -47,7 +47,7 @@ impl Lanes {
             }
             return;
         }
-        self.steps.push(Step::Stand(lane, in_batch));
+        self.steps.push(Step::Stand(lane, came));
     }
 
     /// A job left the line of a lane.
@@ -143,22 +143,22 @@ impl Lanes {
         let mut own = in_line - self.named_waiting - named - own;
         for step in steps.drain(..) {
             match step {
-                Step::Stand(lane, in_batch) if lane.is_default() => {
+                Step::Stand(lane, came) if lane.is_default() => {
                     own += 1;
                     if own == 1 {
                         self.join(OWN, self.named());
-                    } else if self.own.gate.is_opened_by(own, in_batch) {
+                    } else if self.own.gate.is_opened_by(own, came) {
                         self.rejoin(OWN);
                     }
                 }
-                Step::Stand(lane, in_batch) => {
+                Step::Stand(lane, came) => {
                     let number = self.number(&lane);
                     self.named_waiting += 1;
                     let lane = self.lane_mut(number);
                     lane.waiting += 1;
                     if lane.waiting == 1 {
                         self.join(number, self.named() + i64::from(own > 0));
-                    } else if lane.gate.is_opened_by(lane.waiting, in_batch) {
+                    } else if lane.gate.is_opened_by(lane.waiting, came) {
                         self.rejoin(number);
                     }
                 }

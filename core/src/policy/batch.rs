@@ -7,36 +7,76 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::micros;
-use crate::clock::Timestamp;
+use crate::clock::{TimeStep, Timestamp, advance};
 use crate::job::{ErrorEntry, ErrorKind, FailReason, JobOptions, JobRecord};
 
 /// How many jobs one call gathers into batches at most; a larger batch is gathered in several.
 pub const GATHER_ITEMS_MAX: usize = 1000;
 
-/// When the jobs of a lane run, together: as soon as so many wait, or the first of them has waited so long.
+/// At how many jobs of a line, from its head on, a gate looks for the one that came due first.
+pub const GATE_LOOKS_MAX: usize = 1000;
+
+/// When the jobs of a lane run, together: as soon as so many wait, or the one that came due first has waited so long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchGate {
     /// How many jobs open the gate, and are in a batch at most.
     pub size: u32,
-    /// How long the first of them waits at most.
+    /// How long each of them waits at most.
     #[serde(with = "micros")]
     pub max_wait: Duration,
 }
 
 impl BatchGate {
-    /// A gate that opens at `size` jobs, or when the first has waited `max_wait`.
+    /// A gate that opens at `size` jobs, or when one has waited `max_wait`.
     pub fn new(size: u32, max_wait: Duration) -> Self {
         BatchGate { size, max_wait }
     }
 
-    /// When the gate opens for jobs of which the first waits since then, however few they are.
+    /// When the gate opens for jobs of which the first came due then, however few they are.
     pub fn opens_at(&self, since: Timestamp) -> Timestamp {
         since.after(self.max_wait)
     }
 
-    /// Whether so many jobs, of which the first waits since then, may run now.
+    /// Whether so many jobs, of which the first came due then, may run now.
     pub fn is_open(&self, waiting: u64, since: Timestamp, now: Timestamp) -> bool {
         waiting >= u64::from(self.size) || self.opens_at(since) <= now
+    }
+}
+
+/// What gates know of a clock that stepped back. The jobs that were there may have come due at times that are still to come, and
+/// for their gates they did at the instant to which it stepped: otherwise they would wait for it to come back to those.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetBack {
+    /// Jobs up to this seq were there.
+    pub seq: i64,
+    /// Whence the clock stepped; if it did several times, the latest of these instants.
+    pub from: Timestamp,
+    /// Where to; the earliest of these.
+    pub to: Timestamp,
+}
+
+impl SetBack {
+    /// What is known once the clock stepped, with the jobs up to this seq there.
+    pub fn noted(known: Option<SetBack>, seq: i64, from: Timestamp, to: Timestamp) -> SetBack {
+        known.map_or(SetBack { seq, from, to }, |known| SetBack {
+            seq: seq.max(known.seq),
+            from: from.max(known.from),
+            to: to.min(known.to),
+        })
+    }
+
+    /// What is known to a call that reads the clock, where storage time was `last`.
+    pub fn read(known: Option<SetBack>, seq: i64, last: Option<Timestamp>, clock: Timestamp) -> Option<SetBack> {
+        match advance(last, clock) {
+            (now, TimeStep::SteppedBack { from }) => Some(SetBack::noted(known, seq, from, now)),
+            _ => known,
+        }
+    }
+
+    /// When the job with this seq came due, as a gate takes it.
+    pub fn due(known: Option<SetBack>, seq: i64, due_at: Timestamp) -> Timestamp {
+        let applies = |known: &SetBack| seq.saturating_abs() <= known.seq && known.to < due_at && due_at <= known.from;
+        known.filter(applies).map_or(due_at, |known| known.to)
     }
 }
 
@@ -133,6 +173,19 @@ mod tests {
         assert!(gate.is_open(3, at(5), at(5)));
         assert!(gate.is_open(1, at(5), at(15)));
         assert_eq!(gate.opens_at(at(5)), at(15));
+    }
+
+    #[test]
+    fn jobs_that_were_there_when_the_clock_stepped_back_came_due_no_later() {
+        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
+        let due = |known, seq, due_at: i64| SetBack::due(known, seq, at(due_at));
+        assert_eq!(due(None, 1, 500), at(500));
+        assert_eq!(SetBack::read(None, 10, Some(at(500)), at(450)), None, "a clock that lags is followed by nobody");
+        let known = SetBack::read(None, 10, Some(at(500)), at(400));
+        assert_eq!([390, 450, 500, 501].map(|due_at| due(known, 10, due_at)), [at(390), at(400), at(400), at(501)]);
+        assert_eq!((due(known, -10, 450), due(known, 11, 450)), (at(400), at(450)));
+        let twice = SetBack::read(known, 20, Some(at(480)), at(420));
+        assert_eq!(twice, Some(SetBack { seq: 20, from: at(500), to: at(400) }));
     }
 
     #[test]

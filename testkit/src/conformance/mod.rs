@@ -58,6 +58,7 @@ topics! {
     starts_remembered, __conformance_starts_remembered;
     start_rates_changed, __conformance_start_rates_changed;
     batch_gates, __conformance_batch_gates;
+    gate_waits, __conformance_gate_waits;
     batch_runs, __conformance_batch_runs;
     values, __conformance_values;
     handles, __conformance_handles;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventKind;
-use ferroq_core::job::{BatchNumber, ErrorKind, FailReason, JobId, JobRecord, JobState, LaneKey, QueueName};
+use ferroq_core::job::{BatchNumber, ErrorKind, FailReason, JobId, JobRecord, JobState, QueueName};
 use ferroq_core::storage::{Claim, GatherAnswer, Lease, MembersAnswer, MembersPage, MembersRequest};
 
 use super::Model;
 use super::leave::Left;
 use super::queue::{QueueModel, add_error, epoch_after};
 
-/// When a lane's jobs start: at so many, or when the first has waited so long.
+/// When a lane's jobs start: at so many, or when one has waited so long.
 pub(super) type Gate = (u32, Duration);
 
 /// Attempts, crashes and runs.
@@ -92,17 +92,6 @@ impl QueueModel {
     /// Who leads a batch.
     pub(super) fn leader_of(&self, number: BatchNumber) -> Option<JobId> {
         self.batches.iter().find(|batch| batch.number == number)?.leader
-    }
-
-    /// Whether the gate is open for the job at the head of a lane's line. The lane takes note of since when it asks.
-    pub(super) fn gate_is_open(&self, key: &LaneKey, gate: Gate, head: JobId, since: &mut Option<Timestamp>) -> bool {
-        let Some(head) = self.job(head) else { return true };
-        if head.batch.is_some() {
-            return true;
-        }
-        let from = since.unwrap_or(head.due_at).min(self.now);
-        *since = Some(from);
-        self.in_line(key).len() >= gate.0 as usize || from.after(gate.1) <= self.now
     }
 
     /// A job was claimed through a gate: it leads a new batch.

@@ -15,6 +15,8 @@ use super::snapshot::Remembered;
 /// How many lanes one claim sets aside beyond the jobs that it looks at, and brings back of each sort.
 const SET_ASIDE: usize = 100;
 const BACK: usize = 1000;
+/// At how many jobs of a line a gate looks for the one that came due first.
+const GATE_LOOKS: usize = 1000;
 
 /// How long a window of a calendar may be.
 const WINDOW_MAX: Duration = Duration::from_secs(48 * 3600);
@@ -48,12 +50,10 @@ pub(super) struct LaneModel {
     /// How many it may be served; none while its turn has not begun.
     turn_jobs: Option<u32>,
     place: Place,
-    /// Since when the first of the jobs waits that the next batch will hold.
-    since: Option<Timestamp>,
-    /// How many jobs it waits for, if its gate holds it.
-    wants: Option<u32>,
-    /// The jobs in its line that have a batch.
-    led: Vec<JobId>,
+    /// If its gate holds it: how many jobs it waits for, and when the first of those that were in line came due.
+    at_gate: Option<(u32, Timestamp)>,
+    /// The jobs in its line.
+    line: Vec<JobId>,
 }
 
 /// Whose starts are counted.
@@ -107,9 +107,8 @@ impl QueueModel {
                 served: 0,
                 turn_jobs: None,
                 place: Place::InRing,
-                since: None,
-                wants: None,
-                led: Vec::new(),
+                at_gate: None,
+                line: Vec::new(),
             };
             self.lanes.lanes.push(lane);
             self.rejoin(&key);
@@ -117,19 +116,29 @@ impl QueueModel {
         self.see_gates();
     }
 
-    /// A lane that its gate holds takes its turn once as many jobs are in its line as it waits for, or one with a batch came.
+    /// A lane that its gate holds takes its turn once as many jobs are in its line as it waits for, or one came that has a
+    /// batch, or that came due before those that were there.
     fn see_gates(&mut self) {
         let keys: Vec<LaneKey> = self.lanes.lanes.iter().map(|lane| lane.key.clone()).collect();
         for key in keys {
             let line = self.in_line(&key);
-            let has_batch = |id: &JobId| self.job(*id).is_some_and(|job| job.batch.is_some());
-            let led: Vec<JobId> = line.iter().copied().filter(has_batch).collect();
             let Some(lane) = self.lane(&key) else { continue };
-            let came = led.iter().any(|id| !lane.led.contains(id));
-            lane.led = led;
-            if lane.wants.is_some_and(|wants| came || line.len() >= wants as usize) {
+            let before = std::mem::replace(&mut lane.line, line.clone());
+            let Some((wants, since)) = lane.at_gate else { continue };
+            let came = line.iter().filter(|id| !before.contains(id)).filter_map(|id| self.job(*id));
+            let mut urgent = came.filter(|job| job.batch.is_some() || self.came_due(job) < since);
+            if urgent.next().is_some() || line.len() >= wants as usize {
                 self.rejoin(&key);
             }
+        }
+    }
+
+    /// When a job came due, as its gate takes it: those that were there when the clock stepped back can't have come due later
+    /// than that.
+    fn came_due(&self, job: &JobRecord) -> Timestamp {
+        match self.set_back {
+            Some((counter, from, to)) if job.seq.abs() <= counter && (to..=from).contains(&job.due_at) => to,
+            _ => job.due_at,
         }
     }
 
@@ -146,9 +155,18 @@ impl QueueModel {
     pub(super) fn held_at_gate(&self, key: &LaneKey) -> Option<(u64, u32, Timestamp)> {
         let gate = self.gate_of(key)?;
         let line = self.in_line(key);
-        let mut since = self.lanes.lanes.iter().find(|lane| lane.key == *key)?.since;
-        let is_open = self.gate_is_open(key, gate, *line.first()?, &mut since);
-        (!is_open).then_some((line.len() as u64, gate.0, since?.after(gate.1)))
+        let since = self.waits_since(key, gate)?;
+        Some((line.len() as u64, gate.0, since.after(gate.1)))
+    }
+
+    /// Since when the first of a lane's line waits, unless its gate is open.
+    fn waits_since(&self, key: &LaneKey, gate: Gate) -> Option<Timestamp> {
+        let line = self.in_line(key);
+        let jobs: Vec<&JobRecord> = line.iter().take(GATE_LOOKS).filter_map(|id| self.job(*id)).collect();
+        let since = jobs.iter().map(|job| self.came_due(job)).min()?;
+        let is_led = jobs.first().is_some_and(|head| head.batch.is_some());
+        let is_open = is_led || line.len() >= gate.0 as usize || since.after(gate.1) <= self.now;
+        (!is_open).then_some(since)
     }
 
     /// The gate of a lane, if it has one.
@@ -169,7 +187,7 @@ impl QueueModel {
         let turn = self.lanes.turns;
         if let Some(lane) = self.lane(key) {
             (lane.turn, lane.served, lane.turn_jobs, lane.place) = (turn, 0, None, Place::InRing);
-            lane.wants = None;
+            lane.at_gate = None;
         }
     }
 
@@ -450,28 +468,16 @@ impl QueueModel {
             while served < credit && looked_at < max_items && self.may_start(&key) {
                 let Some(id) = self.first_of(&key) else { break };
                 let gate = self.gate_of(&key);
-                if let Some(gate) = gate {
-                    let mut since = self.lane(&key).and_then(|lane| lane.since);
-                    let open = self.gate_is_open(&key, gate, id, &mut since);
-                    let Some(lane) = self.lane(&key) else { break };
-                    lane.since = since;
-                    if let (false, Some(since)) = (open, since) {
-                        lane.place = Place::HeldUntil(since.after(gate.1));
-                        lane.wants = Some(gate.0);
-                        self.see_lanes();
-                        continue 'visits;
-                    }
-                }
-                let opens = gate.is_some() && self.job(id).is_some_and(|job| job.batch.is_none());
-                let active = self.jobs.iter().filter(|job| job.state == JobState::Active).count();
-                let went_on = look_at(self, id, gate);
-                let claimed = self.jobs.iter().filter(|job| job.state == JobState::Active).count() > active;
-                if opens
-                    && claimed
+                if let Some(gate) = gate
+                    && let Some(since) = self.waits_since(&key, gate)
                     && let Some(lane) = self.lane(&key)
                 {
-                    lane.since = None;
+                    lane.place = Place::HeldUntil(since.after(gate.1));
+                    lane.at_gate = Some((gate.0, since));
+                    self.see_lanes();
+                    continue 'visits;
                 }
+                let went_on = look_at(self, id, gate);
                 served += u32::from(went_on != Served::NoRoom);
                 looked_at += 1;
                 if went_on != Served::GoOn {

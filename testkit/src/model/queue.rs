@@ -33,6 +33,8 @@ pub struct QueueModel {
     pub(super) begun: bool,
     pub(super) attended_at: Timestamp,
     pub(super) counter: i64,
+    /// The counter when the clock last stepped back, whence it ever did at the latest, and where to at the earliest.
+    pub(super) set_back: Option<(i64, Timestamp, Timestamp)>,
     pub(super) lanes: LanesModel,
     pub(super) batches: Vec<BatchModel>,
     pub(super) last_batch: i64,
@@ -92,6 +94,8 @@ impl QueueModel {
             }
             self.attended_at = now;
             self.starts_not_later_than(before, now);
+            let (_, from, to) = self.set_back.unwrap_or((0, before, now));
+            self.set_back = Some((self.counter, from.max(before), to.min(now)));
             self.lane_rules_changed();
             self.events.push((EventKind::ClockSteppedBack, None));
         }

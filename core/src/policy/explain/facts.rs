@@ -47,10 +47,10 @@ pub struct AtGate {
     pub leader: Option<JobId>,
     /// How many jobs are in the lane's line.
     pub waiting: u64,
-    /// Since when the first of its next batch waits, if that was asked before.
+    /// When the first of them came due, as the gate takes it once it has read the clock.
     pub since: Option<Timestamp>,
-    /// Since when the first job of the line is due, and whether it has a batch.
-    pub head: Option<(Timestamp, bool)>,
+    /// Whether the job at the head of the line has a batch, which needs no gate.
+    pub is_led: bool,
 }
 
 /// How many jobs are Active of the job's queue, class and lane. Of class and lane they need only be known where there are
@@ -192,12 +192,11 @@ fn reasons(facts: &Facts, terms: &LaneTerms, limits: &[Limit<'_>], now: Timestam
             reasons.push(Reason::AtRate { of: limit.of.clone(), rate: rate.clone(), until });
         }
     }
-    if let (Some(gate), Some((due_at, false))) = (behind_gate(record, terms), facts.at_gate.head) {
-        let AtGate { waiting, since, .. } = facts.at_gate;
-        let since = since.unwrap_or(due_at).min(now);
-        if !gate.is_open(waiting, since, now) {
-            reasons.push(Reason::AtGate { waiting, size: gate.size, until: gate.opens_at(since) });
-        }
+    let AtGate { waiting, since, is_led, .. } = facts.at_gate;
+    if let (Some(gate), Some(since)) = (behind_gate(record, terms).filter(|_| !is_led), since)
+        && !gate.is_open(waiting, since, now)
+    {
+        reasons.push(Reason::AtGate { waiting, size: gate.size, until: gate.opens_at(since) });
     }
     reasons[timed..].sort_by_key(|reason| Reverse(reason.until()));
     reasons

@@ -190,14 +190,14 @@ fn a_lane_that_collects_a_batch_says_how_far_it_is() {
     let mut facts = facts();
     let gate = BatchGate::new(10, Duration::from_secs(60));
     facts.config.lanes.every = LanePolicy { batch: Say::Limit(gate), ..LanePolicy::default() };
-    facts.at_gate = AtGate { waiting: 3, head: Some((at(70), false)), ..AtGate::default() };
+    facts.at_gate = AtGate { waiting: 3, since: Some(at(70)), ..AtGate::default() };
     let reason = Reason::AtGate { waiting: 3, size: 10, until: at(130) };
     assert_eq!(explain(&facts).reasons, [reason]);
     facts.at_gate.waiting = 10;
     assert!(explain(&facts).is_ready);
     facts.ahead = 1;
     assert!(explain(&facts).reasons.is_empty() && !explain(&facts).is_ready, "it goes with the one ahead");
-    facts.at_gate = AtGate { waiting: 3, head: Some((at(70), true)), ..AtGate::default() };
+    facts.at_gate = AtGate { waiting: 3, since: Some(at(70)), is_led: true, ..AtGate::default() };
     assert!(explain(&facts).reasons.is_empty(), "a batch that runs again needs no gate");
 }
 
