@@ -6,8 +6,8 @@
 -- `lanes` has an entry per lane with jobs in line: number (6), standing (1), what is left of its turn (4; all ones before it
 -- began), until when it is held (8), turn (6); and while its gate holds it, when the first of its line came due (8), and how many
 -- jobs open that (4). `ring` has the lanes in the ring by turn, `aside` all others by turn; of these, `held` has those that
--- wait for an instant, by that, as turn (6) and name, and `parked` those that wait for their class, as class, '/',
--- turn (6) and name. `usage` has what is remembered of starts: the end of
+-- wait for an instant, by that, as turn (6) and name, and `parked` those that wait for their class, as class, a zero byte (so
+-- that classes stand in the order of their names), turn (6) and name. `usage` has what is remembered of starts: the end of
 -- that (8) and the groups (see rate.lua), under 'q' for the queue, 'c' and a class, 'l' and a lane; and how many are Active,
 -- under 'A' and a class, 'a' and a lane, and 'n' for all lanes with a name. `fades` has the starts of lanes by their end.
 local STANDS = { RING = 0, HELD = 1, PARKED = 2, CLOSED = 3 }
@@ -118,7 +118,7 @@ local function save(name, l)
 end
 
 local function parked_as(name, l)
-  return class_of(name) .. '/' .. pack('>I6', l.turn) .. name
+  return class_of(name) .. '\0' .. pack('>I6', l.turn) .. name
 end
 
 local function step_out(name, l)
@@ -478,7 +478,7 @@ function lanes.bring_back()
   lanes.each_parked_class(function(class, total)
     local free = math.min(room_of_class(class, total), LANES_BACK_MAX)
     if free > 0 then
-      local parked = call('ZRANGEBYLEX', K.PARKED, '[' .. class .. '/', '(' .. class .. '0', 'LIMIT', 0, free)
+      local parked = call('ZRANGEBYLEX', K.PARKED, '[' .. class .. '\0', '(' .. class .. '\1', 'LIMIT', 0, free)
       for i = 1, #parked do
         local name = sub(parked[i], #class + 8)
         rejoin(name, entry_of(name))
@@ -495,10 +495,10 @@ function lanes.each_parked_class(visit)
     if not first then
       return
     end
-    local class = class_of(first)
+    local class = string.match(first, '^%Z+')
     local of_class = rules_now().classes[class]
     visit(class, of_class and of_class.total)
-    from = '(' .. class .. '0'
+    from = '(' .. class .. '\1'
   end
 end
 

@@ -12,6 +12,7 @@ topic! {
     the_least_of_all_limits_counts,
     a_full_lane_blocks_no_other,
     a_parked_class_blocks_no_other,
+    parked_classes_come_back_in_the_order_of_their_names,
     a_full_queue_says_that_asking_again_is_of_no_use,
     what_is_active_when_the_limit_comes_counts,
     a_raised_limit_applies_at_the_next_claim,
@@ -102,6 +103,22 @@ async fn a_parked_class_blocks_no_other(t: &mut Scene) {
     put_in(t, "late", 1).await;
     let answer = t.claim_as(t.asking(100)).await;
     assert_eq!((lanes_of(&answer.claims), answer.more, answer.look_again), (vec!["late"], false, None));
+}
+
+/// Of names such as these one begins like the other, and goes on with what comes before the slash behind a class.
+async fn parked_classes_come_back_in_the_order_of_their_names(t: &mut Scene) {
+    const CLASSES: [&str; 5] = ["ab", "a-b", "a.b", "a", "a!"];
+    for class in CLASSES {
+        set_total(t, class, at_once(1)).await;
+        put_in(t, &format!("{class}/1"), 1).await;
+    }
+    for class in CLASSES {
+        put_in(t, &format!("{class}/2"), 1).await;
+    }
+    let claims = t.claim(100).await;
+    assert_eq!(lanes_of(&claims), CLASSES.map(|class| format!("{class}/1")));
+    complete(t, &claims).await;
+    assert_eq!(lanes_of(&t.claim(100).await), ["a/2", "a!/2", "a-b/2", "a.b/2", "ab/2"]);
 }
 
 async fn a_full_queue_says_that_asking_again_is_of_no_use(t: &mut Scene) {
