@@ -20,11 +20,11 @@ pub(crate) struct Usage {
     starts: Starts,
     starts_of_lane: BTreeMap<LaneKey, Starts>,
     starts_of_class: BTreeMap<LaneClass, Starts>,
-    /// The lane at which the last look for starts that may be forgotten ended.
-    looked_to: Option<LaneKey>,
+    /// The lane and the class at which the last look for starts that may be forgotten ended.
+    looked_to: (Option<LaneKey>, Option<LaneClass>),
 }
 
-/// At how many lanes' starts one sweep looks at least: it goes round them all, sweep by sweep, so that no sweep is long.
+/// At how many starts one sweep looks at least: it goes round them all, sweep by sweep, so that no sweep is long.
 const STARTS_LOOKED_AT: usize = 1000;
 
 impl Usage {
@@ -127,26 +127,32 @@ impl Usage {
         }
     }
 
-    /// Throws away up to `max` lanes' states with nothing to remember, among those that it is the turn of.
+    /// Throws away up to `max` lanes' states with nothing to remember, among those that it is the turn of, and as many of
+    /// classes.
     pub(crate) fn forget(&mut self, now: Timestamp, max: usize) {
-        let after = self.looked_to.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut over = Vec::new();
-        for (lane, starts) in self.starts_of_lane.range((after, Bound::Unbounded)).take(max.max(STARTS_LOOKED_AT)) {
-            if over.len() == max {
-                break;
-            }
-            if starts.is_over(now) {
-                over.push(lane.clone());
-            }
-            self.looked_to = Some(lane.clone());
+        let (lane, class) = &mut self.looked_to;
+        forget(&mut self.starts_of_lane, lane, now, max);
+        forget(&mut self.starts_of_class, class, now, max);
+    }
+}
+
+fn forget<K: Ord + Clone>(states: &mut BTreeMap<K, Starts>, looked_to: &mut Option<K>, now: Timestamp, max: usize) {
+    let after = looked_to.take().map_or(Bound::Unbounded, Bound::Excluded);
+    let mut over = Vec::new();
+    for (whose, starts) in states.range((after, Bound::Unbounded)).take(max.max(STARTS_LOOKED_AT)) {
+        if over.len() == max {
+            break;
         }
-        let is_last = |lane: &LaneKey| self.starts_of_lane.last_key_value().is_some_and(|(last, _)| last == lane);
-        if self.looked_to.as_ref().is_some_and(is_last) {
-            self.looked_to = None;
+        if starts.is_over(now) {
+            over.push(whose.clone());
         }
-        for lane in over {
-            self.starts_of_lane.remove(&lane);
-        }
+        *looked_to = Some(whose.clone());
+    }
+    if looked_to.as_ref() == states.last_key_value().map(|(last, _)| last) {
+        *looked_to = None;
+    }
+    for whose in over {
+        states.remove(&whose);
     }
 }
 

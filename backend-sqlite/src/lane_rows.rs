@@ -348,8 +348,10 @@ impl Unit<'_> {
         Ok(numbers.into_iter().filter_map(|number| Some((order(lanes.lane(number)?), number))).collect())
     }
 
-    /// Drops up to so many lanes' starts of which nothing counts any more.
+    /// Drops up to so many lanes' starts of which nothing counts any more, and as many classes'.
     pub(crate) fn forget_starts(&mut self, at: usize, max_items: usize) {
+        let now = self.queues[at].now;
+        self.queues[at].lanes.forget_classes(now, max_items);
         if !self.queues[at].lanes.has_starts {
             return;
         }

@@ -9,7 +9,7 @@
 -- wait for an instant, by that, as turn (6) and name, and `parked` those that wait for their class, as class, a zero byte (so
 -- that classes stand in the order of their names), turn (6) and name. `usage` has what is remembered of starts: the end of
 -- that (8) and the groups (see rate.lua), under 'q' for the queue, 'c' and a class, 'l' and a lane; and how many are Active,
--- under 'A' and a class, 'a' and a lane, and 'n' for all lanes with a name. `fades` has the starts of lanes by their end.
+-- under 'A' and a class, 'a' and a lane, and 'n' for all lanes with a name. `fades` has the starts of classes and lanes by their end.
 local STANDS = { RING = 0, HELD = 1, PARKED = 2, CLOSED = 3 }
 local CREDIT_FULL = 4294967295
 local LANES_SET_ASIDE_MAX, LANES_BACK_MAX = 100, 1000
@@ -354,7 +354,7 @@ local function note_starts(limits, field, n)
   u.groups = rate.take(u.groups, bound, now, n)
   u.till = rate.idle_at(u.groups, bound, now)
   call('HSET', K.USAGE, field, pack('>i8', u.till) .. rate.write(u.groups))
-  if byte(field) == 108 then
+  if field ~= 'q' then
     call('ZADD', K.FADES, string.format('%.0f', u.till), field)
   end
 end
@@ -744,7 +744,7 @@ function lanes.set_policy(name, policy)
   end
 end
 
--- Throws away starts of lanes that no longer count.
+-- Throws away starts of classes and lanes that no longer count.
 function lanes.fade(max)
   local over = call('ZRANGEBYSCORE', K.FADES, '-inf', string.format('%.0f', now), 'LIMIT', 0, max)
   many('HDEL', K.USAGE, over, 1)
@@ -768,7 +768,7 @@ end
 
 local function save_starts(field, till, groups)
   call('HSET', K.USAGE, field, pack('>i8', till) .. rate.write(groups))
-  if byte(field) == 108 then
+  if field ~= 'q' then
     call('ZADD', K.FADES, string.format('%.0f', till), field)
   end
 end

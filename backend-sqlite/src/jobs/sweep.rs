@@ -49,7 +49,7 @@ impl Pending {
     pub(crate) fn read(queue: &Queue, answers: &[Vec<SqliteRow>; 7]) -> Pending {
         Pending {
             ranks: [0, 1, 2, 3, 4].map(|i| first_int(&answers[i])),
-            lapsed: !answers[5].is_empty() || !answers[6].is_empty(),
+            lapsed: !answers[5].is_empty() || !answers[6].is_empty() || queue.lanes.has_lapsed_classes(queue.now),
             failing: queue.lanes.failing() > 0,
         }
     }

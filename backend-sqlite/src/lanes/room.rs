@@ -167,6 +167,21 @@ impl Lanes {
         }
     }
 
+    /// Whether there are starts of classes of which nothing counts any more.
+    pub(crate) fn has_lapsed_classes(&self, now: Timestamp) -> bool {
+        self.starts_of_class.values().any(|starts| starts.is_over(now))
+    }
+
+    /// Drops those of up to so many classes.
+    pub(crate) fn forget_classes(&mut self, now: Timestamp, max_items: usize) {
+        let over = self.starts_of_class.iter().filter(|(_, starts)| starts.is_over(now)).take(max_items);
+        let over: Vec<LaneClass> = over.map(|(class, _)| class.clone()).collect();
+        self.changed |= !over.is_empty();
+        for class in over {
+            self.starts_of_class.remove(&class);
+        }
+    }
+
     /// The clock stepped back: starts that were later than now count as of now. Of the queue, its classes and the default lane.
     pub(crate) fn anchor_queue(&mut self, before: Timestamp, now: Timestamp) {
         let own = self.own.starts.iter_mut().chain(&mut self.starts).chain(self.starts_of_class.values_mut());

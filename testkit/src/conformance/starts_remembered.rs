@@ -3,6 +3,7 @@
 use super::lane_words::*;
 use super::prelude::*;
 use crate::invariants::limits::check_rate;
+use ferroq_core::policy::lanes::Limited;
 
 topic! {
     ($) starts_remembered, __conformance_starts_remembered:
@@ -15,6 +16,7 @@ topic! {
     a_step_back_within_a_day_starts_nothing_that_the_day_has_had,
     what_a_step_back_left_is_forgotten_two_days_later,
     a_sweep_forgets_nothing_that_counts,
+    sweeps_forget_the_starts_of_classes_and_lanes_that_count_no_more,
     an_obliterated_queue_forgets_its_starts,
 }
 
@@ -127,6 +129,34 @@ async fn a_sweep_forgets_nothing_that_counts(t: &mut Scene) {
     t.advance(HOUR - 100 * SECOND);
     t.sweep(100).await;
     assert_eq!(t.claim(100).await.len(), 1);
+}
+
+async fn sweeps_forget_the_starts_of_classes_and_lanes_that_count_no_more(t: &mut Scene) {
+    for n in 0..5 {
+        set_total(t, &format!("c{n}"), per(&Rate::per_minute(1))).await;
+        set_lane(t, &format!("c{n}/a"), starts(&Rate::per_minute(1))).await;
+        put_in(t, &format!("c{n}/a"), 1).await;
+    }
+    set_total(t, "c9", per(&Rate::per_hour(1))).await;
+    put_in(t, "c9/a", 1).await;
+    assert_eq!(start_all(t).await.0, 6);
+    t.configure(|config| config.lanes = LaneRules::default()).await;
+    for n in 0..5 {
+        clear_lane(t, &format!("c{n}/a")).await;
+    }
+    t.advance(MINUTE - MICRO);
+    t.sweep(100).await;
+    assert_eq!(t.dump().await.starts.len(), 11);
+    t.advance(MICRO);
+    for _ in 0..5 {
+        let before = t.dump().await.starts.len();
+        t.sweep(1).await;
+        let dropped = before - t.dump().await.starts.len();
+        assert!(dropped <= 2, "{dropped} at once, and there may be many");
+    }
+    t.sweep(100).await;
+    let left: Vec<_> = t.dump().await.starts.into_iter().map(|entry| entry.of).collect();
+    assert_eq!(left, [Limited::Class(class("c9"))], "only what still counts");
 }
 
 async fn an_obliterated_queue_forgets_its_starts(t: &mut Scene) {
