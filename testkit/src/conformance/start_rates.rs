@@ -23,6 +23,7 @@ topic! {
     a_claim_repeated_takes_no_second_start,
     a_held_solo_job_says_when_to_look_again,
     a_day_of_23_hours_and_one_of_25_begin_at_midnight,
+    an_hour_that_is_shown_twice_is_two_windows,
     a_calendar_limit_by_lane_opens_all_of_them_at_midnight,
     a_rate_and_a_concurrency_hold_together,
 }
@@ -86,10 +87,11 @@ async fn ten_a_minute_for_each_user_and_operation(t: &mut Scene) {
 
 async fn fifty_a_hundred_fifty_and_twenty_five_a_day_for_each_user_of_four_platforms(t: &mut Scene) {
     const LIMITS: [(&str, u32); 4] = [("facebook", 50), ("linkedin", 100), ("threads", 50), ("x", 25)];
-    set_clock(t, "2026-11-20T20:00:00Z");
+    // Eight hours before a day of 25.
+    set_clock(t, "2026-10-31T20:00:00Z");
     t.configure(|config| {
         for (platform, limit) in LIMITS {
-            let each = starts(&Rate::per_day(limit).in_zone("UTC").expect("a zone"));
+            let each = starts(&Rate::per_day(limit).in_zone("America/New_York").expect("a zone"));
             config.lanes.classes.insert(class(platform), ClassPolicy { each, ..ClassPolicy::default() });
         }
     })
@@ -103,7 +105,7 @@ async fn fifty_a_hundred_fifty_and_twenty_five_a_day_for_each_user_of_four_platf
         .iter()
         .flat_map(|(platform, limit)| ["ada", "bob"].map(|user| (format!("{platform}/{user}"), *limit as usize)))
         .collect();
-    for until_midnight in [4 * HOUR, DAY] {
+    for until_midnight in [8 * HOUR, 25 * HOUR] {
         let answer = t.claim_as(t.asking(1000)).await;
         assert_eq!(by_lane(&answer.claims), a_day);
         complete(t, &answer.claims).await;
@@ -295,6 +297,35 @@ async fn a_day_of_23_hours_and_one_of_25_begin_at_midnight(t: &mut Scene) {
         for whose in ["queue", "class", "lane"] {
             t.queue = queue_name(whose);
             assert_eq!(start_all(t).await, (1, None), "{whose}");
+        }
+    }
+}
+
+async fn an_hour_that_is_shown_twice_is_two_windows(t: &mut Scene) {
+    let rate = Rate::per_hour(3).in_zone("America/New_York").expect("a zone");
+    set_clock(t, "2026-03-01T00:00:00Z");
+    // From 00:30 to 03:00, with the hour from one o'clock twice, and without the one from two.
+    let autumn = ("2026-11-01T04:30:00Z", [30 * MINUTE, HOUR, HOUR, HOUR]);
+    let spring = ("2026-03-08T05:30:00Z", [30 * MINUTE, HOUR, HOUR, HOUR]);
+    for (begin, hours) in [spring, autumn] {
+        set_clock(t, begin);
+        for hour in hours {
+            for whose in ["queue", "class", "lane"] {
+                t.queue = queue_name(whose);
+                match whose {
+                    "queue" => set_limits(t, per(&rate)).await,
+                    "class" => set_total(t, "c", per(&rate)).await,
+                    _ => set_lane(t, "c/a", starts(&rate)).await,
+                }
+                put_in(t, "c/a", 4).await;
+                assert_eq!(start_all(t).await, (3, Some(hour)), "{whose}");
+            }
+            t.advance(hour - MICRO);
+            for whose in ["queue", "class", "lane"] {
+                t.queue = queue_name(whose);
+                assert_eq!(start_all(t).await, (0, Some(MICRO)), "{whose}");
+            }
+            t.advance(MICRO);
         }
     }
 }

@@ -315,6 +315,9 @@ impl QueueModel {
         });
         let lane = job.spec.lane.clone();
         self.note_start(&lane);
+        if solo {
+            self.group_starts(&lane);
+        }
         self.log(EventKind::Started, id);
         Look::Claimed
     }

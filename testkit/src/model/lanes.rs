@@ -64,6 +64,15 @@ pub(super) enum Whose {
     Lane(LaneKey),
 }
 
+/// A start that a rate may count: as of the last start of its group.
+#[derive(Clone, Debug)]
+struct Start {
+    of: Whose,
+    at: Timestamp,
+    /// Later groups have higher numbers; starts of a visit that is not over yet have none.
+    group: Option<u64>,
+}
+
 /// All that a queue knows of lanes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LanesModel {
@@ -71,7 +80,7 @@ pub(super) struct LanesModel {
     lanes: Vec<LaneModel>,
     turns: u64,
     reopen_to: u64,
-    starts: Vec<(Whose, Timestamp)>,
+    starts: Vec<Start>,
     /// When all starts of one are forgotten, whatever rate it has then.
     until: Vec<(Whose, Timestamp)>,
 }
@@ -267,7 +276,7 @@ impl QueueModel {
         if self.lanes.until.iter().any(|(of, until)| of == whose && *until <= now) {
             return Vec::new();
         }
-        let own = self.lanes.starts.iter().filter(|(of, _)| of == whose).map(|(_, at)| (*at).min(now));
+        let own = self.lanes.starts.iter().filter(|start| start.of == *whose).map(|start| start.at.min(now));
         match rate.per() {
             Per::Sliding(window) => own.map(|at| at.after(*window)).filter(|end| *end > now).collect(),
             Per::Calendar { unit, zone } => {
@@ -282,8 +291,8 @@ impl QueueModel {
         let counting = self.lanes.until.iter().filter(|(_, until)| *until > self.now);
         let mut all: Vec<Remembered> = counting
             .filter_map(|(whose, until)| {
-                let own = self.lanes.starts.iter().filter(|(of, _)| of == whose);
-                let own: Vec<Timestamp> = own.map(|(_, at)| *at).collect();
+                let own = self.lanes.starts.iter().filter(|start| start.of == *whose);
+                let own: Vec<Timestamp> = own.map(|start| start.at).collect();
                 let of = match whose {
                     Whose::Queue => Limited::Queue,
                     Whose::Class(class) => Limited::Class(class.clone()),
@@ -334,7 +343,7 @@ impl QueueModel {
             let Some(rate) = self.limits(&whose).rate else { continue };
             let over = self.lanes.until.iter().any(|(of, until)| *of == whose && *until <= now);
             if over {
-                self.lanes.starts.retain(|(of, _)| *of != whose);
+                self.lanes.starts.retain(|start| start.of != whose);
             }
             let until = match rate.per() {
                 Per::Sliding(window) => now.after(*window),
@@ -347,9 +356,39 @@ impl QueueModel {
                 Per::Sliding(window) => at.min(now).after(*window) > now,
                 Per::Calendar { unit, zone } => at.min(now) >= zone.window(*unit, now).start,
             };
-            self.lanes.starts.retain(|(of, at)| *of != whose || keeps(*at));
-            self.lanes.starts.iter_mut().filter(|(of, _)| *of == whose).for_each(|(_, at)| *at = (*at).min(now));
-            self.lanes.starts.push((whose, now));
+            self.lanes.starts.retain(|start| start.of != whose || keeps(start.at));
+            self.lanes.starts.push(Start { of: whose, at: now, group: None });
+        }
+    }
+
+    /// A visit is over: the starts of which it took note join the last group, as far as that has room, and the others are one.
+    pub(super) fn group_starts(&mut self, key: &LaneKey) {
+        let mut all = vec![Whose::Queue, Whose::Lane(key.clone())];
+        all.extend(class_of(key).map(Whose::Class));
+        let now = self.now;
+        for whose in all {
+            let Some(rate) = self.limits(&whose).rate else { continue };
+            let most = match rate.per() {
+                Per::Sliding(_) => rate.limit().div_ceil(100) as usize,
+                Per::Calendar { .. } => usize::MAX,
+            };
+            let mut own: Vec<&mut Start> = self.lanes.starts.iter_mut().filter(|start| start.of == whose).collect();
+            let new = own.iter().filter(|start| start.group.is_none()).count();
+            let last = own.iter().filter_map(|start| start.group).max();
+            let in_last = own.iter().filter(|start| last.is_some() && start.group == last);
+            let (size, is_of_now) = in_last.fold((0, false), |(size, _), start| (size + 1, start.at == now));
+            let joining = match last {
+                Some(_) if is_of_now => new,
+                Some(_) => new.min(most.saturating_sub(size)),
+                None => 0,
+            };
+            if joining > 0 {
+                own.iter_mut().filter(|start| start.group == last).for_each(|start| start.at = now);
+            }
+            let new = own.into_iter().filter(|start| start.group.is_none());
+            for (nth, start) in new.enumerate() {
+                start.group = if nth < joining { last } else { Some(last.map_or(0, |last| last + 1)) };
+            }
         }
     }
 
@@ -419,14 +458,16 @@ impl QueueModel {
     pub(super) fn starts_not_later_than(&mut self, before: Timestamp, now: Timestamp) {
         let until = &self.lanes.until;
         let is_over = |whose: &Whose| until.iter().any(|(of, until)| of == whose && *until <= before);
-        self.lanes.starts.retain(|(of, _)| !is_over(of));
+        self.lanes.starts.retain(|start| !is_over(&start.of));
         for (whose, until) in &mut self.lanes.until {
-            let own = self.lanes.starts.iter().filter(|(of, _)| of == whose);
-            if let Some(last) = own.map(|(_, at)| *at).max().filter(|last| *last > now) {
+            let own = || self.lanes.starts.iter().filter(|start| start.of == *whose);
+            let group = own().filter_map(|start| start.group).max();
+            if let Some(last) = own().map(|start| start.at).max().filter(|last| *last > now) {
+                let own = self.lanes.starts.iter_mut().filter(|start| start.of == *whose);
+                own.filter(|start| start.at > now).for_each(|start| (start.at, start.group) = (now, group));
                 *until = now.after(until.since(last).max(WINDOW_MAX)).min(*until);
             }
         }
-        self.lanes.starts.iter_mut().for_each(|(_, at)| *at = (*at).min(now));
     }
 
     /// One lane's policy.
@@ -474,6 +515,7 @@ impl QueueModel {
                 {
                     lane.place = Place::HeldUntil(since.after(gate.1));
                     lane.at_gate = Some((gate.0, since));
+                    self.group_starts(&key);
                     self.see_lanes();
                     continue 'visits;
                 }
@@ -490,6 +532,7 @@ impl QueueModel {
     }
 
     fn end_visit(&mut self, key: &LaneKey, served: u32) {
+        self.group_starts(key);
         self.see_lanes();
         let alone = self.lanes.lanes.len() == 1;
         let Some(lane) = self.lane(key) else { return };

@@ -14,7 +14,7 @@ use ferroq_core::storage::{
     SweepRequest,
 };
 
-use super::op::{ActDraft, NoteDraft, Op, Pass, SettleDraft, secs};
+use super::op::{ActDraft, LaneDraft, LimitDraft, NoteDraft, Op, Pass, SettleDraft, secs};
 use super::world::{Names, World, gate, lane_policy, limits, outcome};
 use crate::harness::Fixture;
 use crate::invariants::{self, History, Step};
@@ -41,12 +41,16 @@ pub(super) struct Case {
     pub(super) told: Vec<String>,
 }
 
+/// 2026-11-01T03:00:00Z, an hour before a day of New York in which an hour is shown twice.
+const BEGIN: Timestamp = Timestamp::from_micros(1_793_502_000_000_000);
+
 pub(super) type Outcomes = Result<(), String>;
 
 impl Case {
     pub(super) fn new(sides: Vec<Side>) -> Result<Case, String> {
         let names = Names::new().map_err(|error| error.to_string())?;
-        let clocks = sides.iter().map(|side| side.fixture.clock.clone()).collect();
+        let clocks: Vec<ManualClock> = sides.iter().map(|side| side.fixture.clock.clone()).collect();
+        clocks.iter().for_each(|clock| clock.set(BEGIN));
         Ok(Case { sides, clocks, model: Model::new(), world: World::new(names), told: Vec::new() })
     }
 
@@ -262,16 +266,20 @@ impl Case {
                 let request = ActRequest { call: self.world.call_id(), queue, on, act: Act::Redrive };
                 self.call(Call::Act { request, order: Vec::new() }, false).await?;
             }
-            Op::Limit { queue, whole, quantum, every, each, class } => {
+            Op::Limit { queue, whole, quantum, every, each, class: total, other } => {
                 let queue = self.world.names.queue(*queue);
                 let mut config = self.config(&queue);
                 config.limits = limits(*whole).map_err(illegal)?;
-                let class =
-                    ClassPolicy { each: lane_policy(*each).map_err(illegal)?, total: limits(*class).map_err(illegal)? };
+                let of_class = |(total, each): (LimitDraft, LaneDraft)| {
+                    let (each, total) = (lane_policy(each).map_err(illegal)?, limits(total).map_err(illegal)?);
+                    Ok::<_, String>(ClassPolicy { each, total })
+                };
+                let [class, another] = self.world.names.classes();
+                let classes = [(class, of_class((*total, *each))?), (another, of_class(*other)?)];
                 config.lanes = LaneRules {
                     quantum: u32::from(*quantum).max(1),
                     every: lane_policy(*every).map_err(illegal)?,
-                    classes: [(self.world.names.class(), class)].into(),
+                    classes: classes.into(),
                 };
                 self.call(Call::Configure { queue, config }, false).await?;
             }

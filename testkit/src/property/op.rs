@@ -153,6 +153,9 @@ pub enum Op {
         each: LaneDraft,
         /// Of the class as a whole.
         class: LimitDraft,
+        /// Of another class and each of its lanes.
+        #[serde(default)]
+        other: (LimitDraft, LaneDraft),
     },
     /// Change the gate of every lane.
     Gate {
@@ -257,8 +260,9 @@ pub enum RateDraft {
 pub struct LimitDraft {
     /// How many at once; 0 for no limit.
     pub concurrency: u8,
-    /// How many in how many seconds, or, with 0, in a minute of the clock; none for no limit.
-    pub rate: Option<(u8, u8)>,
+    /// How many in how many seconds; with 0 in a minute of the clock, and with the last four numbers in an hour or a day of it
+    /// in UTC, and in New York; none for no limit.
+    pub rate: Option<(u16, u8)>,
 }
 
 /// What a lane may do.
@@ -458,7 +462,9 @@ fn job() -> impl Strategy<Value = JobDraft> {
 }
 
 fn limits() -> impl Strategy<Value = LimitDraft> {
-    let rate = option::weighted(0.4, (1u8..6, prop_oneof![1 => Just(0u8), 4 => 1u8..30]));
+    // Starts are counted in groups where the limit is beyond 100.
+    let limit = prop_oneof![5 => 1u16..6, 1 => 101u16..400];
+    let rate = option::weighted(0.4, (limit, prop_oneof![2 => Just(0u8), 8 => 1u8..30, 3 => HOUR_OF_UTC..]));
     (prop_oneof![2 => Just(0u8), 1 => 1u8..5], rate).prop_map(|(concurrency, rate)| LimitDraft { concurrency, rate })
 }
 
@@ -472,8 +478,17 @@ fn lane_policy() -> impl Strategy<Value = LaneDraft> {
 fn limit() -> impl Strategy<Value = Op> {
     let none = || prop_oneof![1 => Just(LimitDraft::default()).boxed(), 1 => limits().boxed()];
     let lanes = || prop_oneof![2 => Just(LaneDraft::default()).boxed(), 1 => lane_policy().boxed()];
-    (queue(), none(), 1u8..4, lanes(), lanes(), none())
-        .prop_map(|(queue, whole, quantum, every, each, class)| Op::Limit { queue, whole, quantum, every, each, class })
+    (queue(), none(), 1u8..4, lanes(), lanes(), none(), (none(), lanes())).prop_map(
+        |(queue, whole, quantum, every, each, class, other)| Op::Limit {
+            queue,
+            whole,
+            quantum,
+            every,
+            each,
+            class,
+            other,
+        },
+    )
 }
 
 fn lease(stale: bool) -> impl Strategy<Value = LeasePick> {
@@ -643,7 +658,13 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
 }
 
 /// How many lanes there are, the default one among them.
-pub(super) const LANES: u8 = 5;
+pub(super) const LANES: u8 = 7;
+
+/// What in place of seconds stands for hours and days of a calendar.
+pub(super) const HOUR_OF_UTC: u8 = 252;
+pub(super) const DAY_OF_UTC: u8 = 253;
+pub(super) const HOUR_OF_NEW_YORK: u8 = 254;
+pub(super) const DAY_OF_NEW_YORK: u8 = 255;
 
 /// So many seconds.
 pub(super) fn secs(seconds: impl Into<u64>) -> Duration {

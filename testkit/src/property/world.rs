@@ -17,7 +17,10 @@ use ferroq_core::policy::retention::{Keep, KeepFor};
 use ferroq_core::storage::{AcquireRequest, CallId, ClaimSpec, Lease, ListCursor, MembersAnswer, Outcome, RunError};
 use uuid::Uuid;
 
-use super::op::{ClaimDraft, JobDraft, KINDS, LaneDraft, LeasePick, LimitDraft, OutcomeDraft, secs};
+use super::op::{
+    ClaimDraft, DAY_OF_NEW_YORK, DAY_OF_UTC, HOUR_OF_NEW_YORK, HOUR_OF_UTC, JobDraft, KINDS, LaneDraft, LeasePick,
+    LimitDraft, OutcomeDraft, secs,
+};
 use crate::invariants::History;
 use crate::model::{Answer, Call};
 use ferroq_core::job::ErrorKind;
@@ -35,7 +38,7 @@ pub(super) struct Names {
     tags: Vec<Tag>,
     workers: Vec<WorkerId>,
     lanes: Vec<LaneKey>,
-    class: LaneClass,
+    classes: [LaneClass; 2],
 }
 
 impl Names {
@@ -54,8 +57,10 @@ impl Names {
                 LaneKey::new("b/1")?,
                 LaneKey::new("b/2")?,
                 LaneKey::new("b/3")?,
+                LaneKey::new("b-c/1")?,
+                LaneKey::new("b-c/2")?,
             ],
-            class: "b".parse()?,
+            classes: ["b".parse()?, "b-c".parse()?],
         })
     }
 
@@ -75,9 +80,9 @@ impl Names {
         pick(&self.lanes, number)
     }
 
-    /// The class that some of the lanes are in.
-    pub(super) fn class(&self) -> LaneClass {
-        self.class.clone()
+    /// The classes that some of the lanes are in. The name of one begins as that of the other does.
+    pub(super) fn classes(&self) -> [LaneClass; 2] {
+        self.classes.clone()
     }
 
     pub(super) fn tag(&self, number: u8) -> Tag {
@@ -288,16 +293,21 @@ pub(super) fn outcome(draft: &OutcomeDraft) -> Outcome {
     }
 }
 
-fn rate(limit: u8, seconds: u8) -> Result<Rate, RateError> {
+fn rate(limit: u16, seconds: u8) -> Result<Rate, RateError> {
     let limit = u32::from(limit.max(1));
-    if seconds == 0 {
-        return Ok(Rate::calendar(limit, CalendarUnit::Minute, TimeZoneName::new("UTC")?));
+    let calendar = |unit, zone| Ok(Rate::calendar(limit, unit, TimeZoneName::new(zone)?));
+    match seconds {
+        0 => calendar(CalendarUnit::Minute, "UTC"),
+        HOUR_OF_UTC => calendar(CalendarUnit::Hour, "UTC"),
+        DAY_OF_UTC => calendar(CalendarUnit::Day, "UTC"),
+        HOUR_OF_NEW_YORK => calendar(CalendarUnit::Hour, "America/New_York"),
+        DAY_OF_NEW_YORK => calendar(CalendarUnit::Day, "America/New_York"),
+        seconds => Ok(Rate::sliding(limit, secs(seconds))),
     }
-    Ok(Rate::sliding(limit, secs(seconds)))
 }
 
 /// # Errors
-/// None in practice: the rates are legal, and there is a zone UTC.
+/// None in practice: the rates are legal, and there are such zones.
 pub(super) fn limits(draft: LimitDraft) -> Result<StartLimits, RateError> {
     let concurrency = (draft.concurrency > 0).then_some(u32::from(draft.concurrency));
     Ok(StartLimits { concurrency, rate: draft.rate.map(|(limit, seconds)| rate(limit, seconds)).transpose()? })
