@@ -2,16 +2,16 @@
 //! (claimed, failed, or put on a shelf), so a claim never looks at the same job twice and nobody scans past jobs that
 //! can't be run here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use ferroq_core::clock::Timestamp;
 use ferroq_core::event::EventKind;
-use ferroq_core::job::{JobKind, JobRecord, JobState, Move, Slot, transition};
+use ferroq_core::job::{JobKind, JobRecord, JobState, LaneKey, Move, Slot, transition};
 use ferroq_core::policy::batch::GATHER_ITEMS_MAX;
 use ferroq_core::policy::dedup::Exit;
 use ferroq_core::policy::enqueue::next_epoch;
-use ferroq_core::policy::lanes::LANES_SET_ASIDE_MAX;
-use ferroq_core::storage::{Claim, ClaimAnswer, ClaimSpec, PROMOTE_ITEMS_MAX};
+use ferroq_core::policy::lanes::{LANES_SET_ASIDE_MAX, Room};
+use ferroq_core::storage::{Claim, ClaimAnswer, ClaimSpec, PROMOTE_ITEMS_MAX, SOLO_ITEMS_MAX};
 
 use crate::roster::Key;
 use crate::turn::{Turn, wait};
@@ -39,7 +39,11 @@ impl Turn<'_> {
         self.bring_back();
         let kinds = Kinds::new(&spec.kinds);
         let mut answer = ClaimAnswer::default();
-        let solo_opens_at = if spec.alone { self.claim_solo(spec, &kinds, &mut answer) } else { None };
+        if spec.alone {
+            self.claim_solo(spec, &kinds, &mut answer);
+        }
+        // Before the lanes are served: they may take the room that a solo job would have had.
+        let solo_opens_at = self.look_at_solo_line(&mut answer);
         if answer.claims.is_empty() {
             self.serve(spec, &kinds, &mut answer);
         }
@@ -62,26 +66,47 @@ impl Turn<'_> {
         }
     }
 
-    /// Looks at the first `max_items` jobs of the solo line, and claims one at most.
-    /// Answers when one that a rate holds back may start, as far as can be told.
-    fn claim_solo(&mut self, spec: &ClaimSpec, kinds: &Kinds<'_>, answer: &mut ClaimAnswer) -> Option<Timestamp> {
-        let mut opens_at = None;
-        let line = self.queue.roster.line(JobState::Waiting, Slot::Solo).into_iter().flatten();
-        let first: Vec<Key> = line.map(|(_, key)| *key).take(spec.max_items).collect();
+    /// Looks at up to `max_items` jobs of the solo line that no limit holds back, and claims one at most.
+    fn claim_solo(&mut self, spec: &ClaimSpec, kinds: &Kinds<'_>, answer: &mut ClaimAnswer) {
+        let mut rooms = HashMap::new();
+        let may_start = |key: &Key| self.solo_room(*key, &mut rooms).free > 0;
+        let first: Vec<Key> = self.first_solo().filter(may_start).take(spec.max_items).collect();
         for key in first {
             let lane = self.queue.roster.get(key).spec.lane.clone();
-            let terms = self.terms(&lane);
-            if self.room_for(&lane, &terms) == 0 {
-                opens_at = [opens_at, self.opens_at(&lane, &terms)].into_iter().flatten().min();
-                continue;
-            }
             if let Look::Claimed(claim) = self.look_at(key, spec, kinds, true, 0) {
+                let terms = self.terms(&lane);
                 self.started(&lane, &terms, 1);
                 answer.claims.push(claim);
                 break;
             }
         }
+    }
+
+    /// Says whether a job of the solo line may start, or else, when one that a rate holds back may, as far as can be told.
+    fn look_at_solo_line(&self, answer: &mut ClaimAnswer) -> Option<Timestamp> {
+        let (mut rooms, mut opens_at) = (HashMap::new(), None);
+        for key in self.first_solo() {
+            let room = self.solo_room(key, &mut rooms);
+            if room.free > 0 {
+                (answer.solo_waiting, answer.solo_held) = (true, false);
+                return None;
+            }
+            answer.solo_held = true;
+            opens_at = [opens_at, room.opens_at].into_iter().flatten().min();
+        }
         opens_at
+    }
+
+    /// The jobs of the solo line that a claim goes through.
+    fn first_solo(&self) -> impl Iterator<Item = Key> {
+        let line = self.queue.roster.line(JobState::Waiting, Slot::Solo).into_iter().flatten();
+        line.map(|(_, key)| *key).take(SOLO_ITEMS_MAX)
+    }
+
+    /// What limits leave to a job of the solo line. `rooms` has what they leave to the lanes asked about so far.
+    fn solo_room<'a>(&'a self, key: Key, rooms: &mut HashMap<&'a LaneKey, Room>) -> Room {
+        let lane = &self.queue.roster.get(key).spec.lane;
+        *rooms.entry(lane).or_insert_with(|| self.room_under_all(lane))
     }
 
     /// Serves the lanes in their turn.
@@ -206,7 +231,6 @@ impl Turn<'_> {
         answer.look_again = instants.into_iter().flatten().min().map(|at| at.since(self.now));
         answer.more =
             (to_serve && room.free > 0) || is_due || spec.kinds.iter().any(|kind| roster.shelf(kind).is_some());
-        answer.solo_waiting = roster.first(JobState::Waiting, Slot::Solo, i64::MAX).is_some();
     }
 }
 

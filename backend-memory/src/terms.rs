@@ -1,6 +1,5 @@
 //! StartLimits at a turn: how much room a lane, its class and the queue have, and which lanes must stand aside.
 
-use ferroq_core::clock::Timestamp;
 use ferroq_core::job::{JobState, LaneKey};
 use ferroq_core::policy::lanes::{LANES_BACK_MAX, LaneTerms, Room};
 
@@ -35,15 +34,21 @@ impl Turn<'_> {
         self.room().free.min(of_class).min(self.room_of_lane(lane, terms).free)
     }
 
-    /// When a job of a lane that a rate holds back may start, as far as can be told.
-    pub(crate) fn opens_at(&self, lane: &LaneKey, terms: &LaneTerms) -> Option<Timestamp> {
+    /// What every limit together leaves to a lane; no more is looked at where the queue leaves nothing.
+    pub(crate) fn room_under_all(&self, lane: &LaneKey) -> Room {
+        let of_queue = self.room();
+        if of_queue.free == 0 {
+            return of_queue;
+        }
+        let terms = self.terms(lane);
         if terms.paused {
-            return None;
+            return Room { free: 0, opens_at: None };
         }
         let of_class = self.queue.config.lanes.class_total(lane);
         let usage = &self.queue.roster.usage;
-        let of_class = of_class.and_then(|(class, limits)| usage.room_of_class(&class, limits, self.now).opens_at);
-        [self.room().opens_at, of_class, self.room_of_lane(lane, terms).opens_at].into_iter().flatten().min()
+        let of_class = of_class.map(|(class, limits)| usage.room_of_class(&class, limits, self.now));
+        let rooms = [Some(of_queue), of_class, Some(self.room_of_lane(lane, &terms))];
+        rooms.into_iter().flatten().reduce(Room::and).unwrap_or(of_queue)
     }
 
     /// Where a lane stands that nothing may start of, whatever room the queue has.

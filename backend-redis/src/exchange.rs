@@ -216,12 +216,13 @@ impl Answered {
         let claims = std::mem::take(&mut self.claims);
         let read = || -> Result<(ClaimAnswer, Vec<Lease>), Unreadable> {
             let mut from = Reader(&self.rest);
-            let (solo, more, solo_waiting, wait) = (from.u8()? == 1, from.u8()? == 1, from.u8()? == 1, from.i64()?);
+            let (solo, more, solo_line, wait) = (from.u8()? == 1, from.u8()? == 1, from.u8()?, from.i64()?);
             let look_again = (wait != -1).then(|| match wait {
                 i64::MAX => Timestamp::MAX.since(self.now),
                 wait => Duration::from_micros(wait.max(0).unsigned_abs()),
             });
-            let mut answer = ClaimAnswer { claims: Vec::new(), more, look_again, solo_waiting };
+            let (solo_waiting, solo_held) = (solo_line == 1, solo_line == 2);
+            let mut answer = ClaimAnswer { claims: Vec::new(), more, look_again, solo_waiting, solo_held };
             let (mut unreadable, mut kinds) = (Vec::new(), Kinds::default());
             answer.claims.reserve(claims.len() / 3);
             let mut values = claims.into_iter();

@@ -108,12 +108,14 @@ impl SqliteStorage {
             if queue.config.paused {
                 return Ok(Some(ClaimAnswer::default()));
             }
-            if queue.shelved > 0 || (claim.alone && queue.solo > 0) {
+            if queue.shelved > 0 {
                 return Ok(None);
             }
-            if queue.in_line() > 0 {
+            if queue.in_line() > 0 || queue.solo > 0 {
                 in_lanes = !queue.lanes.is_plain(&queue.config);
-                return Ok(None);
+                if in_lanes || queue.in_line() > 0 || claim.alone {
+                    return Ok(None);
+                }
             }
             let (solo_waiting, now) = (queue.solo > 0, queue.now);
             let next = next.filter(|_| queue.count(JobState::Delayed) > 0).map(Timestamp::from_micros);
@@ -127,7 +129,7 @@ impl SqliteStorage {
         if !in_lanes {
             return Ok(answer);
         }
-        // There are jobs in line: perhaps in lanes that are all set aside.
+        // There are jobs in line: perhaps in lanes that are all set aside, and solo jobs that are all held back.
         let look = async |unit: &mut crate::unit::Unit<'_>| match unit.queue(queue).await? {
             Some(at) => unit.idle_in_lanes(at, claim).await,
             None => Ok(None),

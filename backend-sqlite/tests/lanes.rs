@@ -7,7 +7,7 @@ use ferroq_core::clock::ManualClock;
 use ferroq_core::job::{JobKind, JobSpec, LaneKey, Payload, QueueName, WorkerId};
 use ferroq_core::policy::lanes::{LanePolicy, LaneRules, Say};
 use ferroq_core::storage::{
-    Claim, ClaimSpec, Control, EnqueueRequest, ExchangeRequest, Jobs, Outcome, QueueConfig, Settlement,
+    Claim, ClaimAnswer, ClaimSpec, Control, EnqueueRequest, ExchangeRequest, Jobs, Outcome, QueueConfig, Settlement,
 };
 use ferroq_sqlite::{SqliteOptions, SqliteStorage};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -41,6 +41,11 @@ async fn put(storage: &SqliteStorage, jobs: Vec<Arc<JobSpec>>) {
 
 /// Completes these jobs and claims as many more.
 async fn exchange(storage: &SqliteStorage, done: Vec<Claim>, max_items: usize) -> Vec<Claim> {
+    exchange_as(storage, done, max_items, false).await.claims
+}
+
+/// The same, alone or not; the whole answer.
+async fn exchange_as(storage: &SqliteStorage, done: Vec<Claim>, max_items: usize, alone: bool) -> ClaimAnswer {
     let settle = |claim: Claim| Settlement {
         lease: claim.lease,
         outcome: Outcome::Completed { result: None },
@@ -52,11 +57,11 @@ async fn exchange(storage: &SqliteStorage, done: Vec<Claim>, max_items: usize) -
         max_bytes: 1 << 20,
         term: Duration::from_secs(30),
         worker: WorkerId::new("w").expect("a name"),
-        alone: false,
+        alone,
     };
     let settlements = done.into_iter().map(settle).collect();
     let request = ExchangeRequest { call: None, queue: queue(), settlements, claim: Some(claim) };
-    storage.exchange(request).await.expect("an exchange").claimed.expect("a claim").claims
+    storage.exchange(request).await.expect("an exchange").claimed.expect("a claim")
 }
 
 async fn rows(directory: &TempDir) -> i64 {
@@ -186,4 +191,26 @@ async fn a_poll_of_lanes_that_are_all_set_aside_waits_for_no_writer() {
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut conn).await.expect("a writer's lock");
     assert!(exchange(&storage, Vec::new(), 1).await.is_empty());
     sqlx::raw_sql("ROLLBACK").execute(&mut conn).await.expect("the lock's end");
+}
+
+/// A worker that is alone asks for solo jobs at every poll. As long as they are all held back, that takes nothing from others.
+#[tokio::test]
+async fn a_poll_of_solo_jobs_that_are_all_held_back_waits_for_no_writer() {
+    let (directory, storage) = store().await;
+    let paused = LanePolicy { paused: true, ..LanePolicy::default() };
+    storage.configure_lane(&queue(), &lane("a"), Some(paused)).await.expect("it is stored");
+    let mut solo = JobSpec::clone(&job(lane("a")));
+    solo.options.max_crashes = 1;
+    put(&storage, vec![Arc::new(solo), job(lane("a"))]).await;
+    assert!(exchange(&storage, Vec::new(), 1).await.is_empty(), "the lane is set aside");
+    let options = SqliteConnectOptions::new().filename(directory.path().join("q.db"));
+    let mut conn = options.connect().await.expect("a connection");
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut conn).await.expect("a writer's lock");
+    for alone in [false, true] {
+        let answer = exchange_as(&storage, Vec::new(), 1, alone).await;
+        assert_eq!(answer, ClaimAnswer { solo_held: true, ..ClaimAnswer::default() });
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut conn).await.expect("the lock's end");
+    storage.configure_lane(&queue(), &lane("a"), None).await.expect("it is stored");
+    assert!(exchange_as(&storage, Vec::new(), 1, true).await.claims[0].solo);
 }

@@ -130,7 +130,7 @@ local function write_claims(ask)
 end
 
 -- Claims as asked. Adds the claims to `out`, a flat list that holds three other values, and answers the rest as bytes: solo
--- (1), more (1), solo_waiting (1), microseconds until the next due job (8; all ones if there is none).
+-- (1), more (1), 1 for solo_waiting or 2 for solo_held (1), microseconds until the next due job (8; all ones if there is none).
 local function claim(ask, out)
   if meta.paused then
     return '\0\0\0' .. LOOK_NONE
@@ -146,7 +146,11 @@ local function claim(ask, out)
   if laned then
     lanes.bring_back()
   end
-  local look_at = ask.alone and (before.solo > 0 or moved) and job.claim_solo(ask, out) or nil
+  -- Before the lanes are served: they may take the room that a solo job would have had.
+  local solo, look_at = 0, math.huge
+  if before.solo > 0 or moved then
+    solo, look_at = job.claim_solo(ask, out)
+  end
   local is_solo = taken.count > 0
   if laned and not is_solo then
     lanes.claim(ask, out)
@@ -165,21 +169,19 @@ local function claim(ask, out)
   local more, lanes_at
   if laned then
     more, lanes_at = lanes.look_ahead()
-    -- Something may be held until an instant that never comes.
-    look_at = math.min(look_at or math.huge, lanes_at or math.huge)
-    look_at = look_at < math.huge and look_at or nil
+    look_at = math.min(look_at, lanes_at or math.huge)
   else
     more = call('ZCARD', K.LINE) > 0
   end
   if before.delayed > 0 or moved then
     local at = tonumber(call('ZRANGE', K.DELAYED_SET, 0, 0, 'WITHSCORES')[2])
     if at then
-      look_at = math.min(look_at or at, at)
+      look_at = math.min(look_at, at)
       more = more or at <= now
     end
   end
   local look = LOOK_NONE
-  if look_at then
+  if look_at < math.huge then
     look = look_at >= EXACT_MAX and MAX8 or pack('>i8', math.max(look_at - now, 0))
   end
   if not more and (before.shelved > 0 or moved) then
@@ -191,9 +193,5 @@ local function claim(ask, out)
   if more then
     hint_work = true
   end
-  local solo_waiting = before.solo > 0
-  if moved or ask.alone then
-    solo_waiting = call('ZCARD', K.SOLO_LINE) > 0
-  end
-  return (is_solo and '\1' or '\0') .. (more and '\1' or '\0') .. (solo_waiting and '\1' or '\0') .. look
+  return (is_solo and '\1' or '\0') .. (more and '\1' or '\0') .. char(solo) .. look
 end

@@ -10,8 +10,8 @@
 --   then per job its id, its spec, and '' or, if it has run before, its entry (without the worker) and its checkpoint.
 --   Or, with nothing done: 'W', storage time (8 bytes) and the calendars whose windows are to be stored first, as JSON.
 -- Errors: FERROQ_SCHEMA, FERROQ_INVALID.
--- Work: proportional to settlements + max_items, plus up to 1,000 promotions, up to 1,000 members of each batch that a claim
---   opens, and twice as many prunings as settlements; about 5 microseconds each; and where a gap was longer than half the shortest lease, all Active jobs, about 2 microseconds each.
+-- Work: proportional to settlements + max_items, plus up to 1,000 promotions, up to 1,000 solo jobs that limits hold back,
+--   up to 1,000 members of each batch that a claim opens, and twice as many prunings as settlements; about 5 microseconds each; and where a gap was longer than half the shortest lease, all Active jobs, about 2 microseconds each.
 local refused = begin(ARGV[1])
 if refused then
   return refused

@@ -386,19 +386,10 @@ local function room_of_class(class, total)
   return room_of(total or {}, total and total.concurrency and counted('A' .. class) or 0, 'c' .. class)
 end
 
--- How much of a lane may start under every limit, and when something may, as far as can be told.
+-- How much of a lane may start under every limit.
 local function room_for(name, terms)
-  if terms.paused then
-    return 0, nil
-  end
-  local free, opens = room_of_queue()
-  local own, own_opens = room_of_lane(name, terms)
-  free, opens = math.min(free, own), math.min(opens or never, own_opens or never)
-  if terms.total then
-    local of_class, class_opens = room_of_class(terms.class, terms.total)
-    free, opens = math.min(free, of_class), math.min(opens, class_opens or never)
-  end
-  return free, opens < never and opens or nil
+  local free = math.min(room_of_queue(), (room_of_lane(name, terms)))
+  return terms.total and math.min(free, (room_of_class(terms.class, terms.total))) or free
 end
 
 -- Takes note of starts in a lane, and of jobs that became Active.
@@ -590,7 +581,7 @@ function lanes.serve(ask, look)
         l.credit = terms.turn_jobs
       end
       local credit = alone and ask.max_items or l.credit
-      local max, room, is_held = math.min(credit, ask.max_items - looked_at), (room_for(name, terms)), false
+      local max, room, is_held = math.min(credit, ask.max_items - looked_at), room_for(name, terms), false
       local seen, claimed, is_full, emptied
       if terms.batch then
         seen, claimed, is_full, is_held = visit_gated(name, l, terms.batch, look, max, room)
@@ -626,11 +617,29 @@ function lanes.serve(ask, look)
   end
 end
 
--- Whether nothing holds a job of this lane back; and when it may start, as far as can be told.
+-- Whether the queue has no room; and when it has some again, if only its rate is in the way.
+function lanes.is_full()
+  local free, opens = room_of_queue()
+  return free == 0, opens
+end
+
+-- Whether nothing but the queue's limits holds a job of this lane back; and when nothing will, if that is only a matter of time.
 function lanes.may_start(name)
   local terms = terms_of(name)
-  local free, opens = room_for(name, terms)
-  return free > 0, opens
+  if terms.paused then
+    return false, nil
+  end
+  local free, opens = room_of_lane(name, terms)
+  local of_class, class_opens = CREDIT_FULL, nil
+  if terms.total then
+    of_class, class_opens = room_of_class(terms.class, terms.total)
+  end
+  if free > 0 then
+    return of_class > 0, class_opens
+  elseif of_class == 0 then
+    opens = opens and class_opens and math.max(opens, class_opens)
+  end
+  return false, opens
 end
 
 function lanes.note_start(name)

@@ -11,7 +11,7 @@ use ferroq_core::job::{BatchNumber, ErrorKind, FailReason, JobKind, JobState, Sl
 use ferroq_core::policy::dedup::Exit;
 use ferroq_core::policy::enqueue::{is_expired, line, next_epoch};
 use ferroq_core::policy::settle::EXPIRED_MESSAGE;
-use ferroq_core::storage::{Claim, ClaimAnswer, ClaimSpec, Lease, PROMOTE_ITEMS_MAX, StorageError};
+use ferroq_core::storage::{Claim, ClaimAnswer, ClaimSpec, Lease, PROMOTE_ITEMS_MAX, SOLO_ITEMS_MAX, StorageError};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
@@ -162,7 +162,8 @@ impl Unit<'_> {
         kinds: &HashMap<i64, &JobKind>,
     ) -> Result<Option<ClaimAnswer>, StorageError> {
         let number = self.queues[at].number;
-        let [answer] = self.ask([line_ask(number, Slot::Solo, claim.max_items, claim.max_bytes)]).await?;
+        let most = claim.max_items.min(SOLO_ITEMS_MAX);
+        let [answer] = self.ask([line_ask(number, Slot::Solo, most, claim.max_bytes)]).await?;
         let rows = read_line(&answer)?;
         let claims = self.look(at, claim, kinds, rows, true).await?;
         self.post().await?;
@@ -324,6 +325,8 @@ impl Unit<'_> {
         claims: Vec<Claim>,
         mut next_due: Option<i64>,
     ) -> Result<ClaimAnswer, StorageError> {
+        // Without limits none is held back.
+        let solo_waiting = self.queues[at].solo > 0;
         if !self.place_heirs().await?.is_empty() {
             let [next] = self.ask([(NEXT_RANK, vec![self.queues[at].place(JobState::Delayed).into()])]).await?;
             next_due = first_int(&next);
@@ -336,12 +339,7 @@ impl Unit<'_> {
             let [rows] = self.ask([(SHELF_HAS, vec![numbers_json(shelves).into()])]).await?;
             more = !rows.is_empty();
         }
-        Ok(ClaimAnswer {
-            claims,
-            more,
-            look_again: due.map(|due| due.since(now)),
-            solo_waiting: self.queues[at].solo > 0,
-        })
+        Ok(ClaimAnswer { claims, more, look_again: due.map(|due| due.since(now)), solo_waiting, solo_held: false })
     }
 
     pub(super) async fn shelves(&mut self, at: usize, kinds: &[JobKind]) -> Result<Vec<i64>, StorageError> {

@@ -9,6 +9,7 @@ mod meet;
 mod renew;
 mod serve;
 mod settle;
+mod solo;
 mod sweep;
 
 pub(crate) use claim::line_ask;

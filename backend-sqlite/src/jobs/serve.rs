@@ -9,8 +9,9 @@ use ferroq_core::job::{JobKind, JobState, LaneKey, Slot};
 use ferroq_core::policy::lanes::{LANES_SET_ASIDE_MAX, LaneTerms, Room};
 use ferroq_core::storage::{ClaimAnswer, ClaimSpec, StorageError};
 
-use crate::jobs::claim::{Look, Looked, NEXT_RANK, SHELF_HAS, SHORT_BYTES, limit, line_ask, read_line};
+use crate::jobs::claim::{Look, Looked, NEXT_RANK, SHELF_HAS, SHORT_BYTES, limit, read_line};
 use crate::jobs::gate::Gated;
+use crate::jobs::solo::SoloLine;
 use crate::lanes::{ByNumber, OWN, Standing};
 use crate::record::numbers_json;
 use crate::row::{INLINE_BYTES_MAX, Row, packed, place, slot_of};
@@ -47,48 +48,15 @@ impl Unit<'_> {
         self.count_active(at).await?;
         self.bring_back(at).await?;
         let mut looked = Looked::with_capacity(claim.max_items);
-        let mut solo_opens_at = None;
-        if claim.alone && self.queues[at].solo > 0 {
-            solo_opens_at = self.claim_solo_within(at, claim, kinds, &mut looked).await?;
-        }
+        // Before the lanes are served: they may take the room that a solo job would have had.
+        let solo = self.claim_solo_within(at, claim, kinds, &mut looked).await?;
         if looked.claims.is_empty() {
             self.serve(at, claim, kinds, &mut looked).await?;
         }
         self.hand_out(at, claim, &mut looked);
         self.post().await?;
         self.place_heirs().await?;
-        self.look_ahead(at, claim, looked, solo_opens_at).await
-    }
-
-    /// Looks at the first jobs of the solo line, passing over those that a limit holds back, and claims one at most. Answers
-    /// when one that a rate holds back may start, as far as can be told.
-    async fn claim_solo_within(
-        &mut self,
-        at: usize,
-        claim: &ClaimSpec,
-        kinds: &HashMap<i64, &JobKind>,
-        looked: &mut Looked,
-    ) -> Result<Option<Timestamp>, StorageError> {
-        let number = self.queues[at].number;
-        let [answer] = self.ask([line_ask(number, Slot::Solo, claim.max_items, claim.max_bytes)]).await?;
-        let rows = read_line(&answer)?;
-        let lanes: Vec<LaneKey> = rows.iter().map(Row::lane).collect();
-        self.load_lanes(at, &lanes).await?;
-        let mut opens_at = None;
-        for (row, lane) in rows.into_iter().zip(lanes) {
-            let terms = self.terms(at, &lane);
-            if self.room_for(at, &lane, &terms, self.room(at).free) == 0 {
-                opens_at = [opens_at, self.opens_at(at, &lane, &terms)].into_iter().flatten().min();
-                continue;
-            }
-            if self.look_at(at, claim, kinds, row, true, looked).await? == Look::Claimed {
-                self.resolve_lanes().await?;
-                self.started(at, &lane, &terms, 1);
-                break;
-            }
-        }
-        self.resolve_lanes().await?;
-        Ok(opens_at)
+        self.look_ahead(at, claim, looked, solo).await
     }
 
     /// Serves the lanes in their turn.
@@ -269,9 +237,8 @@ impl Unit<'_> {
         claim: &ClaimSpec,
     ) -> Result<Option<ClaimAnswer>, StorageError> {
         let queue = &self.queues[at];
-        let solo = claim.alone && queue.solo > 0;
         let counts = queue.lanes.counted().is_some() || !queue.lanes.needs_count(&queue.config);
-        if !queue.may_look_idle() || queue.config.paused || queue.shelved > 0 || solo || !counts {
+        if !queue.may_look_idle() || queue.config.paused || queue.shelved > 0 || !counts {
             return Ok(None);
         }
         let now = queue.now;
@@ -279,8 +246,12 @@ impl Unit<'_> {
         if self.held_until(at).await?.is_some_and(|until| until <= now) {
             return Ok(None);
         }
+        let solo = self.solo_line(at).await?;
+        if solo.waiting && claim.alone {
+            return Ok(None);
+        }
         // What stands aside and may start, what is to come back because rules changed, and what is due all mean more.
-        let answer = self.look_ahead(at, claim, Looked::default(), None).await?;
+        let answer = self.look_ahead(at, claim, Looked::default(), solo).await?;
         Ok((!answer.more).then_some(answer))
     }
 
@@ -290,7 +261,7 @@ impl Unit<'_> {
         at: usize,
         claim: &ClaimSpec,
         looked: Looked,
-        solo_opens_at: Option<Timestamp>,
+        solo: SoloLine,
     ) -> Result<ClaimAnswer, StorageError> {
         self.place_heirs().await?;
         self.resolve_lanes().await?;
@@ -312,7 +283,7 @@ impl Unit<'_> {
         let class_opens_at = parked.iter().filter_map(|room| room.opens_at).min();
         let to_serve = ring || queue.lanes.reopen_to > 0 || parked.iter().any(|room| room.free > 0);
         let opens_at = room.opens_at.filter(|_| to_serve);
-        let instants = [due, opens_at, held, class_opens_at, solo_opens_at];
+        let instants = [due, opens_at, held, class_opens_at, solo.opens_at];
         let look_again = instants.into_iter().flatten().min().map(|instant| instant.since(now));
         let mut more = (to_serve && room.free > 0) || due.is_some_and(|due| due <= now);
         if !more && queue.shelved > 0 {
@@ -320,25 +291,25 @@ impl Unit<'_> {
             let [rows] = self.ask([(SHELF_HAS, vec![numbers_json(shelves).into()])]).await?;
             more = !rows.is_empty();
         }
-        Ok(ClaimAnswer { claims: looked.claims, more, look_again, solo_waiting: self.queues[at].solo > 0 })
+        Ok(ClaimAnswer { claims: looked.claims, more, look_again, solo_waiting: solo.waiting, solo_held: solo.held })
     }
 
-    fn terms(&self, at: usize, lane: &LaneKey) -> LaneTerms {
+    pub(super) fn terms(&self, at: usize, lane: &LaneKey) -> LaneTerms {
         self.queues[at].lanes.terms(lane, &self.queues[at].config)
     }
 
     /// The room of the queue.
-    fn room(&self, at: usize) -> Room {
+    pub(super) fn room(&self, at: usize) -> Room {
         let queue = &self.queues[at];
         queue.lanes.room(&queue.config.limits, queue.count(JobState::Active), queue.now)
     }
 
-    fn room_of_lane(&self, at: usize, lane: &LaneKey, terms: &LaneTerms) -> Room {
+    pub(super) fn room_of_lane(&self, at: usize, lane: &LaneKey, terms: &LaneTerms) -> Room {
         let queue = &self.queues[at];
         queue.lanes.room_of_lane(lane, &terms.limits, queue.count(JobState::Active), queue.now)
     }
 
-    fn room_of_class(&self, at: usize, lane: &LaneKey) -> Option<Room> {
+    pub(super) fn room_of_class(&self, at: usize, lane: &LaneKey) -> Option<Room> {
         let queue = &self.queues[at];
         let (class, limits) = queue.config.lanes.class_total(lane)?;
         Some(queue.lanes.room_of_class(&class, limits, queue.now))
@@ -351,16 +322,6 @@ impl Unit<'_> {
         }
         let of_class = self.room_of_class(at, lane).map_or(u32::MAX, |room| room.free);
         free.min(of_class).min(self.room_of_lane(at, lane, terms).free)
-    }
-
-    /// When a job of a lane that a rate holds back may start, as far as can be told.
-    fn opens_at(&self, at: usize, lane: &LaneKey, terms: &LaneTerms) -> Option<Timestamp> {
-        if terms.paused {
-            return None;
-        }
-        let of_class = self.room_of_class(at, lane).and_then(|room| room.opens_at);
-        let of_lane = self.room_of_lane(at, lane, terms).opens_at;
-        [self.room(at).opens_at, of_class, of_lane].into_iter().flatten().min()
     }
 
     /// Where a lane stands that nothing may start of, whatever room the queue has, and until when it is held.
@@ -378,7 +339,7 @@ impl Unit<'_> {
     }
 
     /// Takes note of starts.
-    fn started(&mut self, at: usize, lane: &LaneKey, terms: &LaneTerms, n: u32) {
+    pub(super) fn started(&mut self, at: usize, lane: &LaneKey, terms: &LaneTerms, n: u32) {
         let queue = &mut self.queues[at];
         queue.lanes.started(lane, &queue.config, terms, queue.now, n);
     }

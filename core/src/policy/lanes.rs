@@ -139,6 +139,17 @@ impl Room {
         let opens_at = (free == 0 && slots > 0).then(|| starts.retry_at(&bound, now, 1));
         Room { free, opens_at }
     }
+
+    /// The room where this and another one must both have some.
+    #[must_use]
+    pub fn and(self, other: Room) -> Room {
+        let opens_at = match (self.free, other.free) {
+            (0, 0) => self.opens_at.zip(other.opens_at).map(|(one, other)| one.max(other)),
+            (0, _) => self.opens_at,
+            (_, _) => other.opens_at,
+        };
+        Room { free: self.free.min(other.free), opens_at }
+    }
 }
 
 /// One thing that a lane's policy says, or leaves to the policy above it: of the lane to its class, of the class to the

@@ -13,6 +13,8 @@ use crate::job::{BatchNumber, ErrorKind, JobId, JobKind, JobSpec, JobState, Payl
 
 /// How many due jobs one claim brings forward at most.
 pub const PROMOTE_ITEMS_MAX: usize = 1000;
+/// How many jobs of the solo line one claim goes through at most, for one that no limit holds back.
+pub const SOLO_ITEMS_MAX: usize = 1000;
 
 /// The right to write to an Active job: its id and the epoch of the claim that handed it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -197,8 +199,12 @@ pub struct ClaimAnswer {
     /// How long until a Delayed job of the queue comes due, or a rate lets a job start that it holds back now; `None` if there
     /// is none of either, or the queue is paused.
     pub look_again: Option<Duration>,
-    /// Whether a job waits that only a worker that is `alone` may take.
+    /// Whether a job waits that only a worker that is `alone` may take, and that nothing else held back when this claim came to
+    /// it. Asking again, alone, gives it, unless somebody else was first.
     pub solo_waiting: bool,
+    /// Whether none of these may start, and a limit or a pause holds one back. Asking for it is of no use; but whoever is alone
+    /// and asks for whatever reason should say so, or the room that comes free goes to other jobs.
+    pub solo_held: bool,
 }
 
 /// Settlements and a claim in one atomic unit.
@@ -331,11 +337,11 @@ pub trait Jobs: Send + Sync + 'static {
     /// the records that may go soonest are pruned, at most twice as many as were added. Then, unless the queue is
     /// paused: up to `max_items` jobs of the asked kinds come off their shelves (in the order priority, seq of each
     /// shelf), up to [`PROMOTE_ITEMS_MAX`] due jobs are promoted in the order (due time, seq), and either the first job
-    /// of the solo line that no limit holds back is claimed by a worker that is `alone`, or the lanes are served in their
-    /// turn until `max_items` jobs were looked at, those of one lane in the order (priority, seq): a job that expired is
-    /// Failed, one of an unknown kind goes to its shelf, the others are claimed while `max_bytes` lasts. Nothing is claimed
-    /// of a lane that is paused, and never more than the limits of the queue, the lane's class and the lane allow; what
-    /// a limit holds back waits as it is, and holds nobody else back.
+    /// of the solo line that no limit holds back, among its first [`SOLO_ITEMS_MAX`], is claimed by a worker that is
+    /// `alone`, or the lanes are served in their turn until `max_items` jobs were looked at, those of one lane in the order
+    /// (priority, seq): a job that expired is Failed, one of an unknown kind goes to its shelf, the others are claimed
+    /// while `max_bytes` lasts. Nothing is claimed of a lane that is paused, and never more than the limits of the queue,
+    /// the lane's class and the lane allow; what a limit holds back waits as it is, and holds nobody else back.
     ///
     /// # Repeating
     /// With the same call id: the same answers, and of the claims those whose lease is still current, each with its

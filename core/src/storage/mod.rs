@@ -48,8 +48,8 @@ pub use events::{EVENT_ENTRIES_KEPT_DEFAULT, EventLog, EventPage};
 pub use inspect::{Inspect, ListCursor, ListRequest, Page, QueueCounts};
 pub use jobs::{
     Claim, ClaimAnswer, ClaimSpec, EnqueueAnswer, EnqueueRequest, ExchangeAnswer, ExchangeRequest, Jobs, Lease, Note,
-    NoteAnswer, Outcome, PROMOTE_ITEMS_MAX, RenewAnswer, RenewRequest, RunError, SettleAnswer, Settlement, SweepAnswer,
-    SweepRequest,
+    NoteAnswer, Outcome, PROMOTE_ITEMS_MAX, RenewAnswer, RenewRequest, RunError, SOLO_ITEMS_MAX, SettleAnswer,
+    Settlement, SweepAnswer, SweepRequest,
 };
 pub use limits::{AcquireAnswer, AcquireRequest, Limits};
 pub use session::{CallId, REPEAT_MAX, Session};

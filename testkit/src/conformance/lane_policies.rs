@@ -347,7 +347,7 @@ async fn a_paused_lanes_solo_job_waits_too(t: &mut Scene) {
     let held = t.put_one(t.spec().lane("a").crashes(1)).await;
     let other = t.put_one(t.spec().lane("b").crashes(1)).await;
     let answer = t.claim_as(t.asking(10)).await;
-    assert_eq!((ids(&answer.claims), answer.solo_waiting), (vec![other], true));
+    assert_eq!((ids(&answer.claims), answer.solo_waiting, answer.solo_held), (vec![other], false, true));
     let answer = t.claim_as(t.asking(10)).await;
     assert_eq!((ids(&answer.claims), answer.more, answer.look_again), (vec![], false, None));
     clear_lane(t, "a").await;

@@ -56,6 +56,7 @@ topics! {
     slots_freed, __conformance_slots_freed;
     start_rates, __conformance_start_rates;
     starts_remembered, __conformance_starts_remembered;
+    solo_line, __conformance_solo_line;
     start_rates_changed, __conformance_start_rates_changed;
     batch_gates, __conformance_batch_gates;
     gate_waits, __conformance_gate_waits;

@@ -41,6 +41,7 @@ fn claim_differences(expected: &ClaimAnswer, seen: &ClaimAnswer) -> Vec<String> 
     wrong.extend(debug_differences("more", &expected.more, &seen.more));
     wrong.extend(debug_differences("look_again", &expected.look_again, &seen.look_again));
     wrong.extend(debug_differences("solo_waiting", &expected.solo_waiting, &seen.solo_waiting));
+    wrong.extend(debug_differences("solo_held", &expected.solo_held, &seen.solo_held));
     if wrong.is_empty() && expected != seen {
         wrong.push("a claim's specification or checkpoint differs".to_owned());
     }

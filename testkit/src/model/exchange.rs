@@ -2,7 +2,7 @@
 
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventKind;
-use ferroq_core::job::{ErrorKind, FailReason, JobId, JobRecord, JobState, LogLine, QueueName, Slot};
+use ferroq_core::job::{ErrorKind, FailReason, JobId, JobRecord, JobState, LaneKey, LogLine, QueueName, Slot};
 use ferroq_core::storage::{
     Claim, ClaimAnswer, ClaimSpec, ExchangeAnswer, ExchangeRequest, Lease, Note, NoteAnswer, Outcome, RenewAnswer,
     RenewRequest, SettleAnswer, Settlement,
@@ -12,6 +12,9 @@ use super::Model;
 use super::lanes::Served;
 use super::leave::Left;
 use super::queue::{QueueModel, add_error, cut, epoch_after, line_of};
+
+/// How many jobs of the solo line one claim goes through.
+const SOLO_GONE_THROUGH: usize = 1000;
 
 impl Model {
     pub(super) fn exchange(&mut self, clock: Timestamp, request: &ExchangeRequest) -> ExchangeAnswer {
@@ -174,20 +177,24 @@ impl QueueModel {
         self.bring_lanes_back();
         let mut claims = Vec::new();
         let mut solo_claimed = false;
-        let mut solo_opens: Vec<Timestamp> = Vec::new();
         if claim.alone {
-            for id in self.first_in(Slot::Solo, claim.max_items) {
-                let lane = self.job(id).map(|job| job.spec.lane.clone()).unwrap_or_default();
-                if !self.may_start(&lane) {
-                    solo_opens.extend(self.opens_at(&lane));
-                    continue;
-                }
-                if let Look::Claimed = self.look_at(id, claim, &mut claims, true) {
-                    solo_claimed = true;
+            let mut looked_at = 0;
+            for id in self.first_in(Slot::Solo, SOLO_GONE_THROUGH) {
+                if looked_at == claim.max_items || solo_claimed {
                     break;
+                }
+                if self.may_start(&self.lane_of(id)) {
+                    looked_at += 1;
+                    solo_claimed = matches!(self.look_at(id, claim, &mut claims, true), Look::Claimed);
                 }
             }
         }
+        let solo: Vec<LaneKey> =
+            self.first_in(Slot::Solo, SOLO_GONE_THROUGH).into_iter().map(|id| self.lane_of(id)).collect();
+        let solo_waiting = solo.iter().any(|lane| self.may_start(lane));
+        let held = if solo_waiting { &[] } else { solo.as_slice() };
+        let solo_opens: Vec<Timestamp> = held.iter().filter_map(|lane| self.opens_at(lane)).collect();
+        let solo_held = !held.is_empty();
         if !solo_claimed {
             let mut to_gather = 1000;
             self.serve(claim.max_items, |queue, id, gate| match queue.look_at(id, claim, &mut claims, false) {
@@ -214,7 +221,8 @@ impl QueueModel {
                 || earliest.is_some_and(|at| at <= self.now)
                 || waiting(Slot::Shelf).any(|job| claim.kinds.contains(&job.spec.kind)),
             look_again: earliest.into_iter().chain(lanes_open).chain(solo_opens).min().map(|at| at.since(self.now)),
-            solo_waiting: waiting(Slot::Solo).count() > 0,
+            solo_waiting,
+            solo_held,
         }
     }
 
@@ -255,6 +263,10 @@ impl QueueModel {
             self.log(EventKind::Promoted, *id);
         }
         ids.len()
+    }
+
+    fn lane_of(&self, id: JobId) -> LaneKey {
+        self.job(id).map(|job| job.spec.lane.clone()).unwrap_or_default()
     }
 
     fn first_in(&self, slot: Slot, max_items: usize) -> Vec<JobId> {

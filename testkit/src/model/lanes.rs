@@ -317,14 +317,20 @@ impl QueueModel {
         self.lanes.policies.iter().find(|(key, _)| key == lane).map(|(_, policy)| policy.clone())
     }
 
-    /// When a job of this lane that a rate holds back may start, as far as can be told.
+    /// When a job of this lane that is held back may start, if that is only a matter of time and as far as can be told.
     pub(super) fn opens_at(&self, key: &LaneKey) -> Option<Timestamp> {
+        let queue = self.room(&Whose::Queue);
+        if queue.free == 0 {
+            return queue.opens_at;
+        }
         if self.is_paused(key) {
             return None;
         }
-        let mut all = vec![Whose::Queue, Whose::Lane(key.clone())];
+        let mut all = vec![Whose::Lane(key.clone())];
         all.extend(class_of(key).map(Whose::Class));
-        all.iter().filter_map(|whose| self.room(whose).opens_at).min()
+        let full = all.iter().map(|whose| self.room(whose)).filter(|room| room.free == 0);
+        let instants: Option<Vec<Timestamp>> = full.map(|room| room.opens_at).collect();
+        instants?.into_iter().max()
     }
 
     /// Whether nothing holds a job of this lane back.

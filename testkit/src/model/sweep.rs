@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ferroq_core::Timestamp;
 use ferroq_core::event::EventKind;
-use ferroq_core::job::{ErrorKind, FailReason, JobId, JobRecord, JobState};
+use ferroq_core::job::{ErrorKind, FailReason, JobId, JobRecord, JobState, Slot};
 use ferroq_core::storage::{SweepAnswer, SweepRequest};
 
 use super::Model;
@@ -87,5 +87,10 @@ impl QueueModel {
     /// The shortest term of a current lease.
     pub fn shortest_term(&self) -> Option<Duration> {
         self.jobs.iter().filter_map(|job| job.lease_term).min()
+    }
+
+    /// Whether a job stands in the solo line.
+    pub fn has_solo(&self) -> bool {
+        self.jobs.iter().any(|job| job.state == JobState::Waiting && job.slot == Slot::Solo)
     }
 }

@@ -18,7 +18,7 @@ use super::op::{ActDraft, LaneDraft, LimitDraft, NoteDraft, Op, Pass, SettleDraf
 use super::world::{Names, World, gate, lane_policy, limits, outcome};
 use crate::harness::Fixture;
 use crate::invariants::{self, History, Step};
-use crate::model::{Answer, Call, Model, Refusal, Snapshot, differences, walk};
+use crate::model::{Answer, Call, Model, QueueModel, Refusal, Snapshot, differences, walk};
 
 /// After how many operations everything that a store holds is compared.
 const SNAPSHOT_EVERY: usize = 4;
@@ -534,7 +534,8 @@ impl Case {
                     // Step by step while others hold leases, so that these are lost and not extended.
                     _ if active => self.pass(secs(4u64)),
                     Some(wait) => self.pass(wait),
-                    None if claimed.solo_waiting || lost_some => {}
+                    // One may have come to the solo line after the claim had looked there.
+                    None if self.model.queue(&queue).is_some_and(QueueModel::has_solo) || lost_some => {}
                     None => break,
                 }
             }
