@@ -64,6 +64,14 @@ impl Gate {
         true
     }
 
+    /// The same, unless somebody wants to be alone: for one who can do without.
+    pub(crate) fn enter_solo_unasked(&self) -> bool {
+        let mut state = self.lock();
+        let is_free = !state.solo && state.running == 0 && state.wanted == 0;
+        state.solo |= is_free;
+        is_free
+    }
+
     /// Gives the whole gate back.
     pub(crate) fn leave_solo(&self) {
         self.lock().solo = false;
@@ -106,5 +114,11 @@ mod tests {
         assert!(!gate.enter(1), "the solo run is under way");
         gate.leave_solo();
         assert!(gate.enter(1));
+        assert!(!gate.enter_solo_unasked());
+        gate.leave(1);
+        gate.want_solo();
+        assert!(!gate.enter_solo_unasked(), "that is for those who want it");
+        gate.unwant_solo();
+        assert!(gate.enter_solo_unasked() && !gate.enter(1));
     }
 }

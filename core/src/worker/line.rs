@@ -14,12 +14,22 @@ use tracing::{info, warn};
 
 use super::registry::Registry;
 use crate::job::QueueName;
-use crate::storage::{Settlement, SignalReceiver, Storage, StorageError};
+use crate::storage::{ClaimAnswer, Settlement, SignalReceiver, Storage, StorageError};
 
 /// How long to wait after a failed call: at first, and at most. A storage may refuse calls for half a second by itself,
 /// and is still to be found within a second of its return.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Jobs of a queue that must run alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SoloLine {
+    Empty,
+    /// Limits or pauses hold them all back.
+    Held,
+    /// One may start, if nothing else runs.
+    Waiting,
+}
 
 /// One queue that the worker works on.
 pub(super) struct Line {
@@ -38,7 +48,9 @@ pub(super) struct Line {
     /// How many jobs were in line when a last look was asked for, before the worker ends for want of work; and whether that look
     /// found none that may start.
     pub(super) last_look: Option<(u64, bool)>,
-    /// Since when a job waits that must run alone.
+    /// What the last claim said of jobs that must run alone.
+    pub(super) solo: SoloLine,
+    /// Since when there are some, of which one might have started.
     pub(super) solo_since: Option<Instant>,
     pub(super) hint: BoxFuture<'static, (SignalReceiver, bool, bool)>,
 }
@@ -54,6 +66,7 @@ impl Line {
             ready: true,
             look_at: None,
             last_look: None,
+            solo: SoloLine::Empty,
             solo_since: None,
             hint: next_hint(storage.signals(name)),
         }
@@ -75,6 +88,21 @@ impl Line {
                 self.ready = true;
                 false
             }
+        }
+    }
+
+    /// Takes note of what a claim said of jobs that must run alone. One that now and then might have started has waited since it
+    /// first might have: others take the room that comes free, until this worker stops asking for them.
+    pub(super) fn note_solo(&mut self, answer: &ClaimAnswer) {
+        self.solo = match (answer.solo_waiting, answer.solo_held) {
+            (true, _) => SoloLine::Waiting,
+            (false, true) => SoloLine::Held,
+            (false, false) => SoloLine::Empty,
+        };
+        match self.solo {
+            SoloLine::Empty => self.solo_since = None,
+            SoloLine::Held => {}
+            SoloLine::Waiting => drop(self.solo_since.get_or_insert_with(Instant::now)),
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::line::{Line, SoloLine};
 use super::turn::{GROUP_ITEMS_MAX, GROUP_WAIT, Turn};
 
 /// How long a worker goes on with ordinary jobs while a job waits that must run alone. An idle worker takes such a job at
@@ -61,7 +62,8 @@ impl<S> Turn<S> {
     pub(super) fn has_room(&self) -> bool {
         let patience_ended = || {
             let now = Instant::now();
-            self.lines.iter().any(|line| line.solo_since.is_some_and(|since| now >= since + SOLO_PATIENCE))
+            let waits = |line: &Line| line.solo_since.filter(|_| line.solo == SoloLine::Waiting);
+            self.lines.iter().filter_map(waits).any(|since| now >= since + SOLO_PATIENCE)
         };
         !self.phases.drain.is_cancelled()
             && !self.solo
@@ -76,15 +78,21 @@ impl<S> Turn<S> {
         }
         self.next_line = (place + 1) % self.lines.len();
         let gate = self.client.gate();
-        self.entered = if self.lines[place].solo_since.is_some() && self.running == 0 {
-            if !self.wants_solo {
-                self.wants_solo = true;
-                gate.want_solo();
-            }
-            gate.enter_solo().then_some(Entry::Solo)
-        } else {
+        let shared = || {
             let room = (self.figures.concurrency - self.running).min(GROUP_ITEMS_MAX);
             gate.enter(room).then_some(Entry::Shared(room))
+        };
+        self.entered = match self.lines[place].solo {
+            SoloLine::Waiting if self.running == 0 => {
+                if !self.wants_solo {
+                    self.wants_solo = true;
+                    gate.want_solo();
+                }
+                gate.enter_solo().then_some(Entry::Solo)
+            }
+            // What held it back may be over, and then other jobs would take the room. Nobody is kept out for that.
+            SoloLine::Held if self.running == 0 && gate.enter_solo_unasked() => Some(Entry::Solo),
+            _ => shared(),
         };
         self.entered
     }

@@ -15,7 +15,7 @@ use super::WorkerReport;
 use super::builder::Figures;
 use super::ending::out_of_patience;
 use super::heartbeat::{Beating, Heartbeat};
-use super::line::{Line, hints};
+use super::line::{Line, SoloLine, hints};
 use super::pick::Entry;
 use super::run::{Ended, Shared};
 use super::shutdown::Phases;
@@ -198,9 +198,10 @@ impl<S: Send + Sync + 'static> Turn<S> {
         }
     }
 
-    /// Now that nothing runs here, jobs that must run alone can be asked for.
+    /// Now that nothing runs here, jobs that must run alone can be asked for. Those that are held back are not: whatever lets them
+    /// start makes the line ready.
     fn ask_for_solo(&mut self) {
-        for line in self.lines.iter_mut().filter(|line| line.solo_since.is_some()) {
+        for line in self.lines.iter_mut().filter(|line| line.solo == SoloLine::Waiting) {
             line.ready = true;
         }
     }
@@ -262,7 +263,7 @@ impl<S: Send + Sync + 'static> Turn<S> {
                     let line = &mut self.lines[place];
                     line.ready = claimed.more;
                     line.looked(claimed.claims.is_empty() && !claimed.more && !claimed.solo_waiting);
-                    line.solo_since = claimed.solo_waiting.then(|| line.solo_since.unwrap_or_else(Instant::now));
+                    line.note_solo(&claimed);
                     let poll = (!self.storage.capabilities().reliable_signals).then_some(self.figures.poll);
                     line.look_at = match (claimed.look_again, poll) {
                         (Some(due), Some(poll)) => Some(due.min(poll)),
