@@ -200,7 +200,7 @@ async fn a_poll_of_solo_jobs_that_are_all_held_back_waits_for_no_writer() {
     let paused = LanePolicy { paused: true, ..LanePolicy::default() };
     storage.configure_lane(&queue(), &lane("a"), Some(paused)).await.expect("it is stored");
     let mut solo = JobSpec::clone(&job(lane("a")));
-    solo.options.max_crashes = 1;
+    Arc::make_mut(&mut solo.options).max_crashes = 1;
     put(&storage, vec![Arc::new(solo), job(lane("a"))]).await;
     assert!(exchange(&storage, Vec::new(), 1).await.is_empty(), "the lane is set aside");
     let options = SqliteConnectOptions::new().filename(directory.path().join("q.db"));
