@@ -151,6 +151,9 @@ local answers, place = {}, ''
 local function act_on(j)
   local answer, holder = act(j)
   answers[#answers + 1] = j.id .. char(answer, j.state) .. (holder or '')
+  if is_laned() then
+    lanes.forget_empty()
+  end
   if #heirs > 0 then
     job.place_heirs()
   end

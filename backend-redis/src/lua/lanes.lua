@@ -242,7 +242,7 @@ local function forget(name, l)
   count = count - 1
 end
 
--- Lanes that jobs left in this turn, apart from visits: the empty ones are forgotten when it ends.
+-- Lanes that jobs left in this turn, apart from visits: the empty ones are forgotten before anything else takes its place in line.
 local left = {}
 function lanes.left(name)
   left[name] = true
@@ -251,13 +251,18 @@ function lanes.left(name)
   end
 end
 
-function lanes.close()
+function lanes.forget_empty()
   for name in pairs(left) do
     local l = entry_of(name)
     if l and is_empty(l) then
       forget(name, l)
     end
   end
+  left = {}
+end
+
+function lanes.close()
+  lanes.forget_empty()
   if meta.rules or before.policies > 0 then
     return
   end

@@ -90,6 +90,9 @@ end
 function job.place_heirs()
   local list, orphaned = heirs, {}
   heirs = {}
+  if is_laned() then
+    lanes.forget_empty()
+  end
   for i = 1, #list do
     local id, key = list[i][1], list[i][2]
     local j = key and job.load(id)
