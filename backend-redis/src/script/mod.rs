@@ -203,8 +203,9 @@ const EXCHANGES: Seldom =
     ("job", files!("record" "leases" "leave" "letter" "meet" "insert" "outcome" "done" "due" "solo"));
 const ACTS: Seldom = ("job", files!("record" "leases" "leave" "letter"));
 /// What they need of lanes, and of batches.
-const LANES: Seldom = ("lanes", files!("rate" "gates" "lanes"));
-const SERVES: Seldom = ("lanes", files!("rate" "gates" "lanes" "serve"));
+const LANES: Seldom = ("lanes", files!("rate" "gates" "lane_rules" "lanes" "lane_room" "lane_starts" "lane_settings"));
+const SERVES: Seldom =
+    ("lanes", files!("rate" "gates" "lane_rules" "lanes" "lane_room" "lane_starts" "lane_turns" "serve"));
 const GATES: Seldom = ("lanes", files!("gates"));
 const BATCHES: Seldom = ("batches", files!("batches"));
 
@@ -215,7 +216,7 @@ scripts! {
     RENEW = "renew", "allow-oom", turn ["finish"], [KEEPS LANES];
     ANNOTATE = "annotate", "allow-oom", turn ["finish"], [KEEPS LANES];
     SWEEP = "sweep", "allow-oom", turn ["finish"], [SETTLES LANES BATCHES];
-    WATCH = "watch", "allow-oom", turn ["finish"], [READS LANES];
+    WATCH = "watch", "allow-oom", turn [], [READS LANES];
     GATHER = "gather", "allow-oom", turn ["finish"], [SETTLES LANES BATCHES];
     QUARANTINE = "quarantine", "allow-oom", turn ["finish"], [SETTLES LANES BATCHES];
     DELIVER = "deliver", "allow-oom", turn ["finish" "put"], [PUTS LANES];
