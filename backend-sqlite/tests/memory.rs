@@ -115,6 +115,27 @@ async fn a_line_read_ahead_is_not_used_once_this_handle_changed_it() {
     assert_eq!(ids(&claims(exchange(&ours, &first, 1).await)), [urgent.id]);
 }
 
+/// Enqueues that share a statement left what was read ahead in place for an exchange in the same commit, which then passed
+/// over what they had put in front.
+#[tokio::test]
+async fn a_line_read_ahead_is_not_used_once_enqueues_in_the_same_commit_changed_it() {
+    let (_directory, ours, _theirs) = two().await;
+    enqueue(&ours, (0..5).map(|_| job()).collect()).await;
+    let first = claims(exchange(&ours, &[], 1).await);
+    let urgent = || {
+        let mut urgent = JobSpec::new(queue(), kind(), Payload::json("{}"));
+        urgent.priority = Priority(1);
+        Arc::new(urgent)
+    };
+    let (one, other) = (urgent(), urgent());
+    let (_, _, second) = tokio::join!(
+        enqueue(&ours, vec![one.clone()]),
+        enqueue(&ours, vec![other.clone()]),
+        exchange(&ours, &first, 1)
+    );
+    assert_eq!(ids(&claims(second)), [one.id]);
+}
+
 #[tokio::test]
 async fn what_somebody_else_did_to_a_running_job_is_seen_when_it_is_settled() {
     let (_directory, ours, theirs) = two().await;

@@ -59,11 +59,12 @@ impl Unit<'_> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
-        self.ahead = None;
         // One question for all, if the queue's number is known; it is checked when its row is there.
         let keys: Vec<&str> =
             jobs.iter().filter_map(|job| job.dedup.as_ref()).map(|dedup| dedup.key.as_str()).collect();
         let loaded = self.recall(queue);
+        // Also what recalling the queue brought along: these jobs may go in front of it.
+        self.ahead = None;
         let guess = loaded.map(|at| self.queues[at].number).or_else(|| self.names.queue_number(queue));
         let mut found = None;
         if let (Some(at), true, true) = (loaded, self.known.is_some(), keys.is_empty()) {
