@@ -19,6 +19,13 @@ async fn current(to: &dyn Storage, queue: &QueueName, lease: Lease) -> Answer<Le
     Ok(active.map_or(lease, |record| record.lease()))
 }
 
+/// All jobs that run, of as many as a test has.
+async fn active(to: &dyn Storage, queue: &QueueName) -> Answer<Vec<JobRecord>> {
+    let filter = JobFilter::states([JobState::Active]);
+    let request = ListRequest { queue: queue.clone(), filter, after: None, max_items: 10_000 };
+    Ok(to.list(request).await?.jobs)
+}
+
 /// Looks at the job's id and not at the epoch.
 #[derive(Default)]
 pub(super) struct StaleAccepted;
@@ -33,6 +40,36 @@ impl Twist for StaleAccepted {
     }
 
     async fn lease(&self, to: &dyn Storage, queue: &QueueName, lease: Lease) -> Answer<Lease> {
+        current(to, queue, lease).await
+    }
+}
+
+/// Looks, for a member of a batch, at the run in which it was gathered and not at the one that its leader is in.
+#[derive(Default)]
+pub(super) struct OldBatchAccepted;
+
+#[async_trait]
+impl Twist for OldBatchAccepted {
+    async fn exchange(&self, to: &dyn Storage, mut request: ExchangeRequest) -> Answer<ExchangeAnswer> {
+        for settlement in &mut request.settlements {
+            let lease = &mut settlement.lease;
+            let member = to.job(Some(&request.queue), lease.id).await?;
+            let member = member.filter(|record| record.state == JobState::Blocked && record.epoch == lease.epoch);
+            let Some(batch) = member.and_then(|record| record.batch) else { continue };
+            let leader = active(to, &request.queue).await?.into_iter().find(|record| record.batch == Some(batch));
+            lease.epoch = leader.map_or(lease.epoch, |record| record.epoch);
+        }
+        to.exchange(request).await
+    }
+}
+
+/// Hands a batch out to whoever led it once.
+#[derive(Default)]
+pub(super) struct ReadByAnyone;
+
+#[async_trait]
+impl Twist for ReadByAnyone {
+    async fn leading(&self, to: &dyn Storage, queue: &QueueName, lease: Lease) -> Answer<Lease> {
         current(to, queue, lease).await
     }
 }
@@ -99,9 +136,7 @@ pub(super) struct NeverStalled;
 #[async_trait]
 impl Twist for NeverStalled {
     async fn before_sweep(&self, to: &dyn Storage, queue: &QueueName) -> Answer<()> {
-        let filter = JobFilter::states([JobState::Active]);
-        let request = ListRequest { queue: queue.clone(), filter, after: None, max_items: 10_000 };
-        for record in to.list(request).await?.jobs {
+        for record in active(to, queue).await? {
             let term = record.lease_term.unwrap_or(Duration::from_secs(1));
             to.renew(RenewRequest { queue: queue.clone(), leases: vec![record.lease()], term }).await?;
         }

@@ -46,6 +46,8 @@ pub fn all() -> Vec<Mutant> {
     vec![
         mutant("accepts_stale_leases", "a write under an old epoch changes nothing", mutate::<leases::StaleAccepted>),
         mutant("claims_twice", "a job has one current lease", mutate::<leases::ClaimedTwice>),
+        mutant("settles_for_old_batches", "a batch has one current lease", mutate::<leases::OldBatchAccepted>),
+        mutant("shows_members_to_anyone", "its lease shows a batch's members", mutate::<leases::ReadByAnyone>),
         mutant("repeats_epochs", "each claim raises the epoch", mutate::<leases::SameEpoch>),
         mutant("keeps_dead_leases", "a lease that ran out is taken by a sweep", mutate::<leases::NeverStalled>),
         mutant("runs_solo_jobs_in_company", "a job on its last crash runs alone", mutate::<leases::InCompany>),
@@ -73,6 +75,10 @@ pub fn all() -> Vec<Mutant> {
         mutant("ignores_class_totals", "a class shares its limits", mutate::<Misheard<said::NoTotals>>),
         mutant("ignores_weights", "a turn is as long as its lane's weight", mutate::<Misheard<said::NoWeights>>),
         mutant("lifts_no_limits", "a lane's policy may lift a limit", mutate::<Misheard<said::NoLifting>>),
+        mutant("ignores_gates", "a lane's gate lets its jobs start together", mutate::<Misheard<said::NoGates>>),
+        mutant("opens_gates_at_once", "a gate waits for as many as its size", mutate::<Misheard<said::NoWait>>),
+        mutant("ignores_max_wait", "a job waits max_wait for others at most", mutate::<Misheard<said::EndlessWait>>),
+        mutant("makes_batches_too_large", "a batch keeps to its size", mutate::<Misheard<said::OneMemberMore>>),
         mutant("ignores_lanes", "lanes take turns", mutate::<operators::OneLane>),
         mutant("ignores_bytes", "a claim keeps to max_bytes", mutate::<operators::AnySize>),
     ]

@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use ferroq_core::job::{LaneKey, QueueName};
+use ferroq_core::policy::batch::BatchGate;
 use ferroq_core::policy::lanes::{LanePolicy, LaneRules, Say, StartLimits};
 use ferroq_core::policy::rate::{Per, Rate};
 use ferroq_core::storage::QueueConfig;
@@ -155,6 +157,58 @@ impl Ear for NoLifting {
         }
         if policy.rate == Say::Unlimited {
             policy.rate = Say::Inherit;
+        }
+    }
+}
+
+/// A gate that is one; a size of 0 stays nonsense.
+fn gate(policy: &mut LanePolicy) -> Option<&mut BatchGate> {
+    match &mut policy.batch {
+        Say::Limit(gate) if gate.size > 0 => Some(gate),
+        _ => None,
+    }
+}
+
+/// Knows of no gates: starts the jobs of a gated lane one by one.
+pub(super) struct NoGates;
+
+impl Ear for NoGates {
+    fn policy(policy: &mut LanePolicy) {
+        if gate(policy).is_some() {
+            policy.batch = Say::Unlimited;
+        }
+    }
+}
+
+/// Opens each gate for the first job that comes.
+pub(super) struct NoWait;
+
+impl Ear for NoWait {
+    fn policy(policy: &mut LanePolicy) {
+        if let Some(gate) = gate(policy) {
+            gate.max_wait = Duration::ZERO;
+        }
+    }
+}
+
+/// Lets the jobs of a gated lane wait for others, however long that takes.
+pub(super) struct EndlessWait;
+
+impl Ear for EndlessWait {
+    fn policy(policy: &mut LanePolicy) {
+        if let Some(gate) = gate(policy) {
+            gate.max_wait = Duration::from_secs(1_000_000_000);
+        }
+    }
+}
+
+/// Lets one more be in a batch than may.
+pub(super) struct OneMemberMore;
+
+impl Ear for OneMemberMore {
+    fn policy(policy: &mut LanePolicy) {
+        if let Some(gate) = gate(policy) {
+            gate.size = one_more(gate.size);
         }
     }
 }

@@ -37,6 +37,11 @@ pub(super) trait Twist: Send + Sync + 'static {
         Ok(lease)
     }
 
+    /// A lease that a batch is gathered or read under.
+    async fn leading(&self, _to: &dyn Storage, _queue: &QueueName, lease: Lease) -> Answer<Lease> {
+        Ok(lease)
+    }
+
     async fn before_sweep(&self, _to: &dyn Storage, _queue: &QueueName) -> Answer<()> {
         Ok(())
     }
@@ -266,10 +271,12 @@ impl<T: Twist> Control for Mutated<T> {
 #[async_trait]
 impl<T: Twist> Batches for Mutated<T> {
     async fn gather(&self, queue: &QueueName, lease: Lease, max_items: usize) -> Answer<GatherAnswer> {
+        let lease = self.twist.leading(&*self.inner, queue, lease).await?;
         self.inner.gather(queue, lease, max_items).await
     }
 
-    async fn members(&self, request: MembersRequest) -> Answer<MembersAnswer> {
+    async fn members(&self, mut request: MembersRequest) -> Answer<MembersAnswer> {
+        request.lease = self.twist.leading(&*self.inner, &request.queue, request.lease).await?;
         self.inner.members(request).await
     }
 }
