@@ -11,6 +11,7 @@ use std::time::Duration;
 use ferroq::prelude::*;
 use ferroq::sqlite::{CompleteIn, EnqueueIn, EnqueueSpecsIn};
 use ferroq::{ActAnswer, EnqueueAnswer, JobState, WaitError};
+use ferroq_tests::wait::until_so;
 use serde::{Deserialize, Serialize};
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
@@ -156,6 +157,8 @@ async fn a_completion_in_the_apps_transaction_happens_exactly_once_with_its_writ
     let handle = jobs.enqueue(Charge::new(7, "roll back once")).await.unwrap();
     let running = worker(&jobs, &app).start().await.unwrap();
     assert_eq!(handle.wait().await.unwrap(), 7);
+    // A worker that is told to stop claims nothing more, and the job's end may be known before its follow-up was claimed.
+    until_so("the follow-up runs", || app.runs.load(Ordering::SeqCst) == 3).await;
     let report = running.shutdown().await;
     assert_eq!((report.completed, report.retried), (2, 1), "the job, its follow-up, and one run that was rolled back");
     assert_eq!(charges(&app).await, [7]);

@@ -82,13 +82,13 @@ local function finish()
   if not exists then
     changed[3], changed[4] = 'layout', LAYOUT
   end
-  if meta.attended ~= meta.last_attended then
+  if not exists or meta.attended ~= meta.last_attended then
     changed[#changed + 1], changed[#changed + 2] = 'attended', string.format('%.0f', meta.attended)
   end
-  if meta.term_min ~= meta.last_term_min then
+  if not exists or meta.term_min ~= meta.last_term_min then
     changed[#changed + 1], changed[#changed + 2] = 'term_min', string.format('%.0f', meta.term_min)
   end
-  if meta.seq ~= meta.last_seq then
+  if not exists or meta.seq ~= meta.last_seq then
     changed[#changed + 1], changed[#changed + 2] = 'seq', string.format('%.0f', meta.seq)
   end
   call('HSET', K.META, unpack(changed))
