@@ -59,7 +59,7 @@ local function queue_event(kind)
   ev_parts[#ev_parts + 1] = char(kind) .. '\0\0\0\0'
 end
 
--- The instant and count that say how long records in a state are kept.
+-- The age and the count up to which records in a state are kept.
 local function keep_of(state)
   local rule = meta.keep[state]
   if not rule then
